@@ -1,0 +1,1 @@
+"""Values in, values out: the rules of genworker, without disk, network, clock, randomness or logging."""

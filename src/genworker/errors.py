@@ -1,0 +1,141 @@
+"""Every error that genworker raises on purpose, and the exit code of each.
+
+One root, typed attributes. Errors that a user can cause carry `Fault`s: what is wrong, where, and how
+to mend it, so that one message can hold them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the command line returns to its caller."""
+
+    OK = 0
+    FAILURES = 1
+    USAGE = 2
+    CAPPED = 3
+    LOCKED = 4
+    SIGINT = 130
+    SIGTERM = 143
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong in an input.
+
+    Attributes:
+        what: the fault, in words.
+        where: the file, or the setting's source; ``None`` when the fault has no place.
+        line: line number from 1, as an editor counts.
+        column: the column's or the key's name.
+        fix: how to mend it.
+    """
+
+    what: str
+    where: str | None = None
+    line: int | None = None
+    column: str | None = None
+    fix: str | None = None
+
+    def place(self) -> str:
+        """``file:line [column]``, as much of it as is known."""
+        parts = []
+        if self.where is not None:
+            parts.append(self.where if self.line is None else f"{self.where}:{self.line}")
+        if self.column is not None:
+            parts.append(f"[{self.column}]")
+        return " ".join(parts)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.place():
+            lines.append(f"  where: {self.place()}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+
+class GenworkerError(Exception):
+    """The root of everything that genworker raises on purpose."""
+
+    exit_code = ExitCode.USAGE
+
+
+class FaultyInputError(GenworkerError):
+    """An input is refused before anything is paid for; `faults` has every reason at once."""
+
+    SHOWN = 50
+    """Faults printed; the rest is counted."""
+
+    def __init__(self, faults: Sequence[Fault], *, title: str | None = None) -> None:
+        self.faults = tuple(faults)
+        self.title = title
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        shown = [str(fault) for fault in self.faults[: self.SHOWN]]
+        if len(self.faults) > self.SHOWN:
+            shown.append(f"… and {len(self.faults) - self.SHOWN} more of the same kind of list")
+        if self.title is not None and len(self.faults) > 1:
+            shown.insert(0, f"{self.title} ({len(self.faults)} faults)")
+        return "\n".join(shown)
+
+
+class ConfigError(FaultyInputError):
+    """The configuration is wrong."""
+
+
+class CatalogError(FaultyInputError):
+    """The catalogue (`1_raw`) is wrong: templates, models, concepts, parsers."""
+
+
+class MembershipError(FaultyInputError):
+    """A cohort's ``membership.csv`` is wrong."""
+
+
+class UsageError(FaultyInputError):
+    """The command line asks for something that does not exist or cannot be."""
+
+
+class StoreError(GenworkerError):
+    """Reading or writing below the data root failed; `path` says where."""
+
+    def __init__(self, message: str, *, path: str, errno: int | None = None) -> None:
+        self.path = path
+        self.errno = errno
+        super().__init__(message)
+
+
+class LockedError(GenworkerError):
+    """Another worker holds the cohort."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class TemplateError(GenworkerError):
+    """A template cannot be read or rendered.
+
+    Attributes:
+        line: the template's line, when it is known.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        self.line = line
+        super().__init__(message)
+
+
+class ParseFailedError(GenworkerError):
+    """A parser found no usable text or score in a model's answer; the message says why."""
+
+
+def exit_code_for(error: BaseException) -> ExitCode:
+    """The one mapping from errors to exit codes."""
+    if isinstance(error, GenworkerError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.SIGINT
+    return ExitCode.FAILURES
