@@ -1,0 +1,127 @@
+"""What is asked of a model and what comes back, whoever serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why the model stopped."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer, as the endpoint counts them; ``None`` where it does not say.
+
+    Attributes:
+        input_tokens: all tokens of the prompt, cached ones included.
+        output_tokens: tokens of the answer, hidden reasoning included.
+        cached_input_tokens: those of the input that were read from a prompt cache.
+        cache_write_tokens: those of the input that were written to a prompt cache.
+        reasoning_tokens: those of the output that are hidden reasoning.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+    def to_json(self) -> dict[str, int | None]:
+        """The counts that are known, with the two principal ones always present."""
+        counts: dict[str, int | None] = {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+        }
+        for name in ("cached_input_tokens", "cache_write_tokens", "reasoning_tokens"):
+            value = getattr(self, name)
+            if value is not None:
+                counts[name] = value
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How an answer is drawn. A parameter that is ``None`` is not sent.
+
+    Attributes:
+        max_tokens: most tokens that the answer may have.
+        stop: sequences that end the answer.
+        seed: the sampling seed, where the endpoint takes one.
+        system: the system text.
+        extra_body: further fields of the request, as the endpoint spells them.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    system: str | None = None
+    extra_body: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """What was set, for the metadata."""
+        record: dict[str, object] = {}
+        for name in ("temperature", "top_p", "max_tokens", "seed", "system"):
+            value = getattr(self, name)
+            if value is not None:
+                record[name] = value
+        if self.stop:
+            record["stop"] = list(self.stop)
+        if self.extra_body:
+            record["extra_body"] = dict(self.extra_body)
+        return record
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One call: a prompt for a model, by the name that the endpoint knows.
+
+    Attributes:
+        timeout_s: deadline of the whole call, in seconds, from sending to the last byte.
+    """
+
+    model: str
+    prompt: str
+    sampling: Sampling
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer.
+
+    Attributes:
+        text: the output with ``\\n`` line ends and without lone surrogates (see `clean_text`).
+        model: the model that the endpoint says answered; ``None`` where it does not say.
+        latency_s: seconds from sending to the last byte.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    latency_s: float
+    model: str | None = None
+    request_id: str | None = None
+
+
+def clean_text(text: str) -> str:
+    """Model output as text that every file and reader can hold.
+
+    Line ends become ``\\n``; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

@@ -1,0 +1,192 @@
+"""The layout of a data root: where everything lies. Nothing here reads or writes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from genworker.core.stages import Stage
+
+PROMPT_FILE = "prompt.txt"
+RAW_FILE = "raw.txt"
+PARSED_FILE = "parsed.txt"
+METADATA_FILE = "metadata.json"
+GENERATION_FILES = (PROMPT_FILE, RAW_FILE, PARSED_FILE, METADATA_FILE)
+
+TEMPLATES_ROOT_VARIABLE = "GEN_TEMPLATES_ROOT"
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Every path below one data root.
+
+    Attributes:
+        data_root: the directory that holds ``gens``, ``cohorts`` and the catalogue.
+        templates_root: where ``<stage>/<template_id>.txt`` lie; ``1_raw/templates`` of the data root
+            unless the environment variable ``GEN_TEMPLATES_ROOT`` names another directory.
+    """
+
+    data_root: Path
+    templates_root: Path
+
+    @classmethod
+    def from_str(cls, data_root: str | Path) -> Paths:
+        """The layout below `data_root`, which need not exist yet."""
+        root = Path(data_root)
+        override = os.environ.get(TEMPLATES_ROOT_VARIABLE)
+        return cls(root, Path(override) if override else root / "1_raw" / "templates")
+
+    # Generations
+
+    @property
+    def gens_root(self) -> Path:
+        """``gens``: one directory per stage, one below it per generation."""
+        return self.data_root / "gens"
+
+    def stage_dir(self, stage: Stage | str) -> Path:
+        """``gens/<stage>``."""
+        return self.gens_root / Stage(stage).value
+
+    def generation_dir(self, stage: Stage | str, gen_id: str) -> Path:
+        """``gens/<stage>/<gen_id>``, the directory of one generation."""
+        return self.stage_dir(stage) / gen_id
+
+    def prompt_path(self, stage: Stage | str, gen_id: str) -> Path:
+        """The prompt that was sent."""
+        return self.generation_dir(stage, gen_id) / PROMPT_FILE
+
+    def raw_path(self, stage: Stage | str, gen_id: str) -> Path:
+        """The full, unprocessed output of the model."""
+        return self.generation_dir(stage, gen_id) / RAW_FILE
+
+    def parsed_path(self, stage: Stage | str, gen_id: str) -> Path:
+        """What downstream stages and reports consume."""
+        return self.generation_dir(stage, gen_id) / PARSED_FILE
+
+    def metadata_path(self, stage: Stage | str, gen_id: str) -> Path:
+        """Lineage and provenance."""
+        return self.generation_dir(stage, gen_id) / METADATA_FILE
+
+    # Cohorts
+
+    @property
+    def cohorts_dir(self) -> Path:
+        """``cohorts``: one directory per cohort."""
+        return self.data_root / "cohorts"
+
+    def cohort_dir(self, cohort_id: str) -> Path:
+        """``cohorts/<cohort_id>``."""
+        return self.cohorts_dir / cohort_id
+
+    def cohort_membership_csv(self, cohort_id: str) -> Path:
+        """The source of truth: which generations exist."""
+        return self.cohort_dir(cohort_id) / "membership.csv"
+
+    def cohort_manifest_json(self, cohort_id: str) -> Path:
+        """The axes that the membership was compiled from."""
+        return self.cohort_dir(cohort_id) / "manifest.json"
+
+    def cohort_spec_toml(self, cohort_id: str) -> Path:
+        """The axes that the user states for a designed experiment; optional."""
+        return self.cohort_dir(cohort_id) / "cohort.toml"
+
+    def cohort_reports_dir(self, cohort_id: str) -> Path:
+        """Tables and pages about one cohort."""
+        return self.cohort_dir(cohort_id) / "reports"
+
+    @property
+    def cross_experiment_dir(self) -> Path:
+        """Tables and pages over several cohorts."""
+        return self.data_root / "7_cross_experiment"
+
+    # The catalogue
+
+    @property
+    def catalog_dir(self) -> Path:
+        """``1_raw``: concepts, templates, models, replicates."""
+        return self.data_root / "1_raw"
+
+    def templates_csv(self, stage: Stage | str) -> Path:
+        """The register of one stage's templates."""
+        return self.catalog_dir / f"{Stage(stage).value}_templates.csv"
+
+    def template_file(self, stage: Stage | str, template_id: str) -> Path:
+        """The text of one template."""
+        return self.templates_root / Stage(stage).value / f"{template_id}.txt"
+
+    @property
+    def models_csv(self) -> Path:
+        """The register of models."""
+        return self.catalog_dir / "llm_models.csv"
+
+    @property
+    def concepts_csv(self) -> Path:
+        """The register of concepts."""
+        return self.catalog_dir / "concepts_metadata.csv"
+
+    @property
+    def replication_csv(self) -> Path:
+        """Replicates per stage."""
+        return self.catalog_dir / "replication_config.csv"
+
+    def concept_description(self, concept_id: str, level: str) -> Path:
+        """One concept's description at one level: ``sentence``, ``paragraph`` or ``article``."""
+        return self.catalog_dir / "concepts" / f"descriptions-{level}" / f"{concept_id}.txt"
+
+    @property
+    def combo_mappings_csv(self) -> Path:
+        """The append-only register of combos."""
+        return self.data_root / "combo_mappings.csv"
+
+    @property
+    def tasks_dir(self) -> Path:
+        """``2_tasks``: what a user selected by hand."""
+        return self.data_root / "2_tasks"
+
+    @property
+    def selected_essays_txt(self) -> Path:
+        """Curated mode: one essay gen_id per line."""
+        return self.tasks_dir / "selected_essays.txt"
+
+    @property
+    def selected_combos_csv(self) -> Path:
+        """The combos to use, where not all are wanted."""
+        return self.tasks_dir / "selected_combo_mappings.csv"
+
+    def raw_copy_path(self, stage: Stage | str, gen_id: str) -> Path:
+        """The optional debug copy of a raw output."""
+        return self.data_root / "3_generation" / f"{Stage(stage).value}_raw" / f"{gen_id}.txt"
+
+    # What genworker keeps for itself
+
+    @property
+    def private_dir(self) -> Path:
+        """``.genworker``: run journals, locks and what was replaced."""
+        return self.data_root / ".genworker"
+
+    @property
+    def runs_dir(self) -> Path:
+        """Run journals and the lock of each living run."""
+        return self.private_dir / "runs"
+
+    def journal_path(self, run_id: str) -> Path:
+        """One run's journal, a JSON object per line."""
+        return self.runs_dir / f"{run_id}.jsonl"
+
+    def run_lock_path(self, run_id: str) -> Path:
+        """Locked for as long as the run lives; its staging is stale when the lock can be taken."""
+        return self.runs_dir / f"{run_id}.lock"
+
+    def cohort_lock_path(self, cohort_id: str) -> Path:
+        """Locked by the one worker of a cohort."""
+        return self.private_dir / "locks" / f"cohort-{cohort_id}.lock"
+
+    @property
+    def claims_path(self) -> Path:
+        """One byte of this file is locked for each generation that a worker is about to pay for."""
+        return self.private_dir / "locks" / "claims.lock"
+
+    def aside_dir(self, stage: Stage | str, gen_id: str) -> Path:
+        """Where earlier versions of a generation are kept when a forced run replaces it."""
+        return self.private_dir / "aside" / Stage(stage).value / gen_id
