@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -79,7 +80,7 @@ class FaultyInputError(GenworkerError):
     def _message(self) -> str:
         shown = [str(fault) for fault in self.faults[: self.SHOWN]]
         if len(self.faults) > self.SHOWN:
-            shown.append(f"… and {len(self.faults) - self.SHOWN} more of the same kind of list")
+            shown.append(f"… and {len(self.faults) - self.SHOWN} more faults")
         if self.title is not None and len(self.faults) > 1:
             shown.insert(0, f"{self.title} ({len(self.faults)} faults)")
         return "\n".join(shown)
@@ -114,6 +115,87 @@ class LockedError(GenworkerError):
     """Another worker holds the cohort."""
 
     exit_code = ExitCode.LOCKED
+
+
+class Scope(Enum):
+    """What a refusal speaks about."""
+
+    ROW = "row"
+    LANE = "lane"
+    """One model of one endpoint."""
+    ENDPOINT = "endpoint"
+
+
+class ProviderError(GenworkerError):
+    """A call brought no answer. Adapters translate once, by exception type and status, never by text.
+
+    Attributes:
+        status: the HTTP status, when there was one.
+        request_id: the endpoint's name for the call, when it gave one.
+        may_be_billed: whether the endpoint may charge for the call all the same.
+    """
+
+    exit_code = ExitCode.FAILURES
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        request_id: str | None = None,
+        may_be_billed: bool = False,
+    ) -> None:
+        self.message = message
+        self.status = status
+        self.request_id = request_id
+        self.may_be_billed = may_be_billed
+        super().__init__(message)
+
+
+class RateLimitedError(ProviderError):
+    """The endpoint asks for fewer calls.
+
+    Attributes:
+        retry_after_s: seconds that it asks to wait; ``None`` when it does not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **details: Any) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, **details)
+
+
+class ProviderUnavailableError(ProviderError):
+    """The endpoint or the way to it is out of order for now: 5xx, network, timeout.
+
+    Attributes:
+        retry_after_s: seconds that it asks to wait; ``None`` when it does not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, **details: Any) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message, **details)
+
+
+class MalformedAnswerError(ProviderError):
+    """Something came back that is not what the API promises: half a JSON, a page, far too much.
+
+    Attributes:
+        body: what came, as text, to be kept: it may have been paid for.
+        retryable: whether asking again may help.
+    """
+
+    def __init__(self, message: str, *, body: str, retryable: bool = True, **details: Any) -> None:
+        self.body = body
+        self.retryable = retryable
+        super().__init__(message, may_be_billed=True, **details)
+
+
+class RequestRejectedError(ProviderError):
+    """The endpoint will not answer this call however often it is asked."""
+
+    def __init__(self, message: str, *, scope: Scope = Scope.ROW, **details: Any) -> None:
+        self.scope = scope
+        super().__init__(message, **details)
 
 
 class TemplateError(GenworkerError):

@@ -100,7 +100,7 @@ class Completion:
     """One answer.
 
     Attributes:
-        text: the output with ``\\n`` line ends and without lone surrogates (see `clean_text`).
+        text: the output, its lines ended by LF, and without lone surrogates (see `clean_text`).
         model: the model that the endpoint says answered; ``None`` where it does not say.
         latency_s: seconds from sending to the last byte.
     """
@@ -116,7 +116,7 @@ class Completion:
 def clean_text(text: str) -> str:
     """Model output as text that every file and reader can hold.
 
-    Line ends become ``\\n``; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
+    Line ends become LF; a lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
     """
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from genworker.core.completion import FinishReason
+from genworker.core.parsers import get_parser
 from genworker.core.stages import Stage
+from genworker.errors import ParseFailedError
 
 
 class FailureKind(StrEnum):
@@ -19,6 +22,12 @@ class FailureKind(StrEnum):
     TRUNCATED = "truncated"
     CONTENT_FILTERED = "content_filtered"
     EMPTY = "empty"
+    MALFORMED = "malformed"
+    """What came back is not what the API promises; ``raw.txt`` has it as it came."""
+
+
+MALFORMED_REASON = "malformed"
+"""The ``finish_reason`` of an answer that could not be read as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,67 @@ def failure_from_json(record: object) -> Failure | None:
         FailureKind(kind) if known else FailureKind.UNPARSEABLE,
         str(record.get("message", "")),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one generation, before anything was made of it.
+
+    Attributes:
+        facts: the metadata as far as they are known before parsing (see `finish`), in their order.
+    """
+
+    stage: Stage
+    gen_id: str
+    prompt_text: str
+    raw_text: str
+    facts: Mapping[str, Any]
+
+
+def finish(answer: Answer) -> Generation:
+    """Judge an answer: parse it, or name what is wrong with it. Never raises: the text is paid for.
+
+    Reads the facts ``finish_reason`` and ``parser``; adds ``truncated``, ``failure`` and ``files``.
+    """
+    parsed, failure = _parse(answer)
+    contents = {"prompt.txt": answer.prompt_text, "raw.txt": answer.raw_text}
+    if parsed is not None:
+        contents["parsed.txt"] = parsed
+    metadata = {
+        **answer.facts,
+        "truncated": answer.facts.get("finish_reason") == FinishReason.LENGTH,
+        "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
+        "files": {
+            name: {"sha256": file_digest(content), "size_bytes": len(content)}
+            for name, content in ((name, text.encode("utf-8", "replace")) for name, text in contents.items())
+        },
+    }
+    return Generation(answer.stage, answer.gen_id, answer.prompt_text, answer.raw_text, parsed, metadata)
+
+
+def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
+    reason = answer.facts.get("finish_reason")
+    if reason == FinishReason.LENGTH:
+        limit = (answer.facts.get("sampling") or {}).get("max_tokens")
+        at = f" at max_tokens = {limit}" if limit else ""
+        return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}")
+    if reason == FinishReason.CONTENT_FILTER:
+        return None, Failure(FailureKind.CONTENT_FILTERED, "the endpoint's content filter stopped the answer")
+    if reason == MALFORMED_REASON:
+        return None, Failure(FailureKind.MALFORMED, "the endpoint sent something that is not an answer")
+    if not answer.raw_text.strip():
+        return None, Failure(FailureKind.EMPTY, "the answer is empty")
+    try:
+        parsed = get_parser(answer.stage, answer.facts.get("parser"))(answer.raw_text)
+    except ParseFailedError as error:
+        return None, Failure(FailureKind.UNPARSEABLE, str(error))
+    except LookupError as error:
+        return None, Failure(FailureKind.UNPARSEABLE, str(error.args[0]))
+    except Exception as error:  # noqa: BLE001 (a parser from outside may raise anything; the text is paid for)
+        return None, Failure(FailureKind.UNPARSEABLE, f"the parser broke: {type(error).__name__}: {error}")
+    if not parsed.strip():
+        return None, Failure(FailureKind.UNPARSEABLE, "the parser found an empty text")
+    return parsed, None
 
 
 def file_digest(content: bytes) -> str:

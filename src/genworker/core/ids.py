@@ -1,4 +1,4 @@
-"""Deterministic identifiers: generations, replicate salts, tasks, combos; and which ids are safe as file names.
+"""Deterministic ids of generations, tasks and combos, replicate salts; and which ids are safe as file names.
 
 Every id is a pure function of names, so two machines, two days or two tools find the same one.
 """

@@ -104,7 +104,8 @@ class PromptTemplate:
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), None)
             offered = ", ".join(sorted(VARIABLES[stage]))
             raise TemplateError(
-                f"the template uses the undefined name '{name}'; {stage.value} templates are given: {offered}",
+                f"the template uses the undefined name '{name}'; a template of stage {stage.value} "
+                f"is given: {offered}",
                 line=line,
             )
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):

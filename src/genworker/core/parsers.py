@@ -1,0 +1,353 @@
+"""Parsers: a model's answer -> the text that downstream stages and reports consume.
+
+Owns the names of the parsers, the places where a score may stand and the form in which it is stored.
+Knows neither files nor providers. An answer is hostile input: each parser here takes time about linear
+in it, returns text or raises `ParseFailedError`, and reads a number only where the contract says that
+a score stands. A number that is there but cannot be read without guessing is a failure, not a guess.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from genworker.core.stages import Stage
+from genworker.errors import ParseFailedError
+
+Parser = Callable[[str], str]
+"""Raw text with ``\\n`` line ends -> parsed text; raises `ParseFailedError` and says why."""
+
+MAX_PATTERN_CHARS = 500
+"""Longest pattern behind ``regex:``."""
+
+_REGEX_PREFIX = "regex:"
+_LINE_CHARS = 2000
+_TAIL_LINES = 200
+_COMPLEX_LINES = 30
+_EXCERPT_CHARS = 80
+
+
+def format_score(score: Decimal | float) -> str:
+    """A score as ``parsed.txt`` holds it: no exponent, one to four decimals (``7.0``, ``7.25``).
+
+    Raises:
+        ValueError: the score is not a finite number from 0 to 10.
+    """
+    if not math.isfinite(score) or not 0 <= score <= 10:
+        raise ValueError(f"{score} is not a score from 0 to 10")
+    whole, _, decimals = f"{abs(score):.4f}".partition(".")  # abs: minus zero is zero
+    return f"{whole}.{decimals.rstrip('0') or '0'}"
+
+
+def read_score(parsed_text: str) -> float | None:
+    """The score in an evaluation's parsed text; ``None`` when that is no plain decimal from 0 to 10."""
+    text = parsed_text.strip()
+    if not re.fullmatch(_NUMBER, text):
+        return None
+    score = float(text)
+    return score if score <= 10 else None
+
+
+def _excerpt(text: str) -> str:
+    """At most 80 characters of `text` in quotes; what a terminal would obey or not show is escaped."""
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text[:_EXCERPT_CHARS]
+    )
+    return f"'{shown[:_EXCERPT_CHARS]}{'…' if max(len(text), len(shown)) > _EXCERPT_CHARS else ''}'"
+
+
+def _require_text(text: str) -> None:
+    if not text or text.isspace():
+        raise ParseFailedError("the answer is empty")
+
+
+# --- drafts and essays ---
+
+_ESSAY_OPEN = re.compile(r"<essay\s*>", re.IGNORECASE)
+_ESSAY_CLOSE = re.compile(r"</essay\s*>", re.IGNORECASE)
+_IDEA_TAG = re.compile(
+    r"^[ \t]*<essay-idea(?P<attributes>\s[^<>\n]*)?>|(?P<close></essay-idea\s*>)[ \t]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_IDEA_STAGE = re.compile(r"""\sstage\s*=\s*["']?([0-9]{1,9})(?![0-9])""", re.IGNORECASE)
+
+
+def _identity(text: str) -> str:
+    _require_text(text)
+    return text
+
+
+def _essay_block(text: str) -> str:
+    _require_text(text)
+    opening = _ESSAY_OPEN.search(text)
+    if opening is None:
+        raise ParseFailedError(f"no <essay> tag in the answer, which begins {_excerpt(text.lstrip())}")
+    closing = _ESSAY_CLOSE.search(text, opening.end())
+    block = text[opening.end() : closing.start() if closing else len(text)].strip()
+    if not block:
+        raise ParseFailedError("the first <essay> block is empty")
+    return block
+
+
+def _essay_idea_last(text: str) -> str:
+    _require_text(text)
+    ideas: list[tuple[int, str | None]] = []  # stage (-1: none), and the text once the block is closed
+    start = 0
+    for tag in _IDEA_TAG.finditer(text):
+        if tag["close"] is None:
+            stage = _IDEA_STAGE.search(tag["attributes"] or "")
+            ideas.append((int(stage[1]) if stage else -1, None))
+            start = tag.end()
+        elif ideas and ideas[-1][1] is None:
+            ideas[-1] = (ideas[-1][0], text[start : tag.start()].strip())
+    if not ideas:
+        where = _excerpt(text.lstrip())
+        raise ParseFailedError(f"no <essay-idea> block on its own lines in the answer, which begins {where}")
+    number, idea = max(reversed(ideas), key=lambda block: block[0])
+    if not idea:
+        # Not the idea before it: an earlier stage in place of one that was cut off would be wrong
+        # without a word.
+        name = "the last <essay-idea> block" if number < 0 else f'the <essay-idea stage="{number}"> block'
+        raise ParseFailedError(f"{name} is {'empty' if idea is not None else 'not closed'}")
+    return idea
+
+
+# --- evaluations: where a score may stand ---
+
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+
+_STRUCK_OUT = re.compile(r"~~[^~]*~~")
+_MARK = r"""[*`"“”'‘’\\\[\]\u200b-\u200d\u2060\ufeff]"""
+_MARK_BETWEEN_DIGITS = re.compile(rf"(?<=[0-9]){_MARK}+(?=[0-9])")
+_MARKS = re.compile(rf"{_MARK}+|(?<![^\W_])_+|_+(?![^\W_])")
+_LINE_MARKS = re.compile(r"^[\s>#]*(?:[-+•]\s+)?")
+
+# The word, not a part of another ("sub-score", "z-score", "scores"). `note` is "(0–10)" and the like.
+# Behind a `sep` stands the score; behind "is", a dash, a table's bar or nothing may as well stand prose.
+_LABEL = re.compile(
+    r"(?<![^\W_])(?<!\w[-‑])(?<!sub[ _])score(?!\w)(?:\s*\((?P<note>[^()]{0,60})\))?"
+    r"(?:\s*(?P<sep>[:：=])|\s+(?:[-–—→|]|is)\s|)\s*",
+    re.IGNORECASE,
+)
+_EXACT_LABEL = re.compile(r"SCORE\s*[:：]\s*")
+# Of "4 + 3 = 7/10" the result counts. What follows must not make the number a part of something else:
+# of a word, a range ("0-10"), a list, a sum, a percentage, of a longer number in digits that are not
+# ASCII, or of a line that was cut ("…").
+_SCORE = re.compile(
+    r"(?:[-+–−×x*/÷=().0-9\s]{1,80}=\s*)?"
+    rf"(?P<sign>[-–−])?\+?\s*(?P<number>{_NUMBER})"
+    rf"(?:(?:\s*(?:points?|pts))?\s*\(?(?:/|⁄|(?:out\s+)?of)\s*(?P<of>{_NUMBER}))?"
+    r"(?!\w|…|\s*%|\.\d|\s*(?:[-–−+×x*/⁄÷=:,;|&]|and|or|to|of)?\s*[\d¼-¾⅐-⅞])",
+    re.IGNORECASE,
+)
+_NO_NUMBER = re.compile(r"[-+]?(?:nan|inf|infinity)\W*", re.IGNORECASE)
+_NOTHING_ELSE = re.compile(r"[.!]?(?:\s*\(.*|\s*\|)?")
+_PLAIN_NOTES = {"0", "1", "9", "10"}
+"""Ends of the scales whose plain numbers are kept as they stand; "SCORE (of 5): 4" would need a rescale."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands where a score is expected.
+
+    Attributes:
+        text: the place, for messages.
+        number: as it stands; ``None`` when it cannot be read without guessing.
+        out_of: the denominator of a fraction, above 0, or NaN when it cannot be read either.
+        is_exact: the line is ``SCORE: X`` and nothing else.
+    """
+
+    text: str
+    number: Decimal | None
+    out_of: Decimal | None
+    is_exact: bool = False
+
+
+def _tail(text: str, count: int) -> list[str]:
+    """The last `count` lines before trailing white space, each cut to its first and last 1,000 characters."""
+    half = _LINE_CHARS // 2
+    lines = text.rstrip().rsplit("\n", count)[-count:]
+    return [line if len(line) <= _LINE_CHARS else f"{line[:half]}…{line[-half:]}" for line in lines]
+
+
+def _without_marks(line: str) -> str:
+    """`line` without Markdown marks, struck-out words, quotes and zero-width characters."""
+    line = _MARK_BETWEEN_DIGITS.sub("×", _STRUCK_OUT.sub("", line))  # "7**8" must not become 78
+    return _LINE_MARKS.sub("", " ".join(_MARKS.sub("", line).split()))
+
+
+def _scores_in(line: str, below: str = "") -> Iterator[_Found]:
+    """What stands where a score does, in order of place.
+
+    Args:
+        line: a line without marks.
+        below: the next line with text, where the score of a heading stands.
+    """
+    for label in _LABEL.finditer(line):
+        place, is_certain = line[label.end() :], label["sep"] is not None
+        if not place:
+            place, is_certain = below, False
+        notes = set(re.findall("[0-9]+", label["note"] or ""))
+        score = _SCORE.match(place)
+        is_alone = score is not None and _NOTHING_ELSE.fullmatch(place, score.end()) is not None
+        if score and (score["of"] or (notes <= _PLAIN_NOTES and (is_certain or is_alone))):
+            number = Decimal(score["number"]).copy_sign(-1 if score["sign"] else 1)
+            out_of = Decimal(score["of"]) if score["of"] else None
+            exact_label = _EXACT_LABEL.fullmatch(line, 0, label.end())
+            is_exact = exact_label is not None and place[score.end() :] in ("", ".")
+            yield _Found(score[0], number if out_of != 0 else None, out_of, is_exact)
+        elif _is_numeric(word := place.partition(" ")[0]) and (is_certain or word == place):
+            yield _Found(place, None, Decimal("NaN") if "/" in word else None)
+
+
+def _is_numeric(word: str) -> bool:
+    return any(char.isnumeric() for char in word) or _NO_NUMBER.fullmatch(word) is not None
+
+
+def _score_text(number: Decimal | None, place: str) -> str:
+    if number is None:
+        raise ParseFailedError(f"what stands as the score cannot be read as one number: {_excerpt(place)}")
+    if not 0 <= number <= 10:
+        raise ParseFailedError(f"the score is out of range, which is 0 to 10: {_excerpt(place)}")
+    return format_score(number)
+
+
+def _no_score(where: str, text: str) -> ParseFailedError:
+    return ParseFailedError(f"no score in the last {where}; the last line is {_excerpt(_tail(text, 1)[0])}")
+
+
+def _in_last_line(text: str) -> str:
+    _require_text(text)
+    lines = [line for line in map(_without_marks, _tail(text, _TAIL_LINES)) if line][-3:]
+    found = [score for line in lines for score in _scores_in(line)]
+    if not found:
+        raise _no_score("three non-empty lines", text)
+    last = ([score for score in found if score.is_exact] or found)[-1]
+    if re.fullmatch("[0-9]{3}", last.text):
+        return format_score(Decimal(sum(map(int, last.text))) / 3)
+    # 8/9 is 8 here, as "SCORE: 8" is under a template that asks for 0 to 9; 4/5 would need a rescale.
+    if last.number is not None and last.out_of not in (None, 9, 10):
+        raise ParseFailedError(f"the score is a fraction of neither 10 nor 9: {_excerpt(last.text)}")
+    return _score_text(last.number, last.text)
+
+
+def _complex(text: str) -> str:
+    _require_text(text)
+    lines = [line for line in map(_without_marks, _tail(text, _COMPLEX_LINES)) if line]
+    pairs = zip(lines, [*lines[1:], ""], strict=False)
+    found = [score for line, below in pairs for score in _scores_in(line, below)]
+    if not found:
+        raise _no_score(f"{_COMPLEX_LINES} lines", text)
+    last = ([score for score in found if score.out_of is not None] or found)[-1]
+    if last.number is not None and last.out_of is not None:
+        return _score_text(last.number * 10 / last.out_of, last.text)
+    return _score_text(last.number, last.text)
+
+
+def _score_identity(text: str) -> str:
+    _require_text(text)
+    return text.strip()
+
+
+# --- evaluations: `regex:<pattern>` ---
+
+_LITERALS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+
+
+def _regex_parser(pattern: str) -> Parser:
+    """The parser behind ``regex:<pattern>``: the last match's first group, or all of it, is the score.
+
+    The pattern sees the last 200 lines, one at a time and with their Markdown marks, each cut to its
+    first and last 1,000 characters. Python cannot stop a match that backtracks: the cut bounds what a
+    pattern can cost to a power of 2,000, and a repeated group, which could cost an exponential, is
+    refused. Several ``.*`` in one pattern can still take seconds on an answer made for it.
+
+    Raises:
+        LookupError: the pattern is empty, too long, no regular expression or holds a repeated group.
+    """
+    if not pattern or len(pattern) > MAX_PATTERN_CHARS:
+        raise LookupError(
+            f"a pattern behind 'regex:' has 1 to {MAX_PATTERN_CHARS} characters, this one {len(pattern)}"
+        )
+    if _REPEATED_GROUP.search(_LITERALS.sub("a", pattern)):
+        raise LookupError(
+            f"the pattern {_excerpt(pattern)} repeats a group, which can take for ever on a hostile answer"
+        )
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise LookupError(f"the pattern {_excerpt(pattern)} is not a regular expression: {error}") from error
+
+    def parse(text: str) -> str:
+        _require_text(text)
+        for line in reversed(_tail(text, _TAIL_LINES)):
+            for last in deque(compiled.finditer(line), maxlen=1):
+                shown = (last[1] if compiled.groups else last[0]) or ""
+                number = Decimal(shown) if re.fullmatch(f"[-+]?{_NUMBER}", shown) else None
+                return _score_text(number, shown)
+        raise ParseFailedError(f"nothing in the last {_TAIL_LINES} lines matches {_excerpt(pattern)}")
+
+    return parse
+
+
+# --- names ---
+
+_BUILT_IN: dict[Stage, dict[str, Parser]] = {
+    Stage.DRAFT: {"identity": _identity, "essay_block": _essay_block, "essay_idea_last": _essay_idea_last},
+    Stage.ESSAY: {"identity": _identity, "essay_block": _essay_block, "essay_idea_last": _essay_idea_last},
+    Stage.EVALUATION: {"identity": _score_identity, "in_last_line": _in_last_line, "complex": _complex},
+}
+_registered: dict[Stage, dict[str, Parser]] = {stage: {} for stage in Stage}
+
+
+def parser_names(stage: Stage) -> tuple[str, ...]:
+    """The names that `get_parser` knows for `stage`, built-in ones first; without ``regex:<pattern>``."""
+    return (*_BUILT_IN[stage], *sorted(_registered[stage]))
+
+
+def get_parser(stage: Stage, name: str | None) -> Parser:
+    """The parser that a template's ``parser`` cell names.
+
+    No name means ``identity``, except for evaluations, which must name one and may also use
+    ``regex:<pattern>``.
+
+    Raises:
+        LookupError: there is none of that name, with the names that there are; or the pattern is no good.
+    """
+    if stage is Stage.EVALUATION:
+        if name and name.startswith(_REGEX_PREFIX):
+            return _regex_parser(name.removeprefix(_REGEX_PREFIX))
+    elif not name:
+        name = "identity"
+    parser = _BUILT_IN[stage].get(name or "") or _registered[stage].get(name or "")
+    if parser is None:
+        known = ", ".join(parser_names(stage)) + (", regex:<pattern>" if stage is Stage.EVALUATION else "")
+        what = f"is called {_excerpt(name)}" if name else "is named, but one must be"
+        raise LookupError(f"no {stage.value} parser {what}; known: {known}")
+    return parser
+
+
+def register(stage: Stage, name: str, parser: Parser) -> None:
+    """Adds a parser from outside the package, for the life of the process.
+
+    To register the same parser again changes nothing, so entry points may be loaded twice.
+
+    Args:
+        stage: the only stage that gets to know the parser.
+        name: what a template's ``parser`` cell will say.
+        parser: may raise `ParseFailedError` and nothing else; for evaluations it should return what
+            `format_score` makes.
+
+    Raises:
+        ValueError: the name is empty, built in, begins with ``regex:`` or belongs to another parser.
+    """
+    if not name or name.startswith(_REGEX_PREFIX) or name in _BUILT_IN[stage]:
+        raise ValueError(f"the parser name {_excerpt(name)} is reserved for {stage.value}")
+    if _registered[stage].setdefault(name, parser) is not parser:
+        raise ValueError(f"another {stage.value} parser is already called {_excerpt(name)}")

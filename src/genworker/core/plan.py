@@ -1,0 +1,128 @@
+"""What is to be done: membership rows against what the store holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from genworker.core.generation import Failure, FailureKind
+from genworker.core.membership import Membership
+from genworker.core.stages import STAGES, Stage
+
+
+class RowState(IntEnum):
+    """Where one row stands, before a run and after it."""
+
+    MISSING = 0
+    DONE = 1
+    FAILED = 2
+    """An answer is in the store and is no good; `run` leaves it, `retry` asks again."""
+    BLOCKED = 3
+    """An ancestor is failed or blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the store holds of one generation that is not done.
+
+    Attributes:
+        failure: why; a foreign directory without a reason counts as unparseable.
+    """
+
+    failure: Failure
+
+
+class Plan:
+    """The state of every row.
+
+    Attributes:
+        states: a `RowState` per row.
+        failures: the failure of each row that is `FAILED`, by row index.
+        blockers: for each row that is `BLOCKED`, the index of the failed row that blocks it; -1 when
+            that generation stands outside the cohort.
+    """
+
+    __slots__ = ("blockers", "failures", "membership", "states")
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self.states = bytearray(len(membership))
+        self.failures: dict[int, Failure] = {}
+        self.blockers: dict[int, int] = {}
+
+    def rows(self, state: RowState) -> Iterable[int]:
+        """Indices of the rows in `state`, in the file's order."""
+        return (index for index, value in enumerate(self.states) if value == state)
+
+    def count(self, stage: Stage, state: RowState) -> int:
+        """How many rows of `stage` are in `state`."""
+        return self.counts()[stage][state]
+
+    def counts(self) -> dict[Stage, Counter[RowState]]:
+        """Rows per stage and state."""
+        counts: dict[Stage, Counter[RowState]] = {stage: Counter() for stage in STAGES}
+        for row, state in zip(self.membership.rows, self.states, strict=True):
+            counts[row.stage][RowState(state)] += 1
+        return counts
+
+    def failed_kinds(self, stage: Stage) -> Counter[FailureKind]:
+        """Failed rows of `stage` by kind."""
+        rows = self.membership.rows
+        return Counter(failure.kind for index, failure in self.failures.items() if rows[index].stage is stage)
+
+
+def make_plan(
+    membership: Membership,
+    done: Callable[[Stage, str], bool],
+    held: Callable[[Stage, str], Held | None],
+    redo: Callable[[int, Failure | None], bool] | None = None,
+) -> Plan:
+    """Judge every row.
+
+    Args:
+        done: whether a generation is in the store and good.
+        held: what the store holds of a generation that is not done; ``None`` when nothing.
+        redo: asked for each row (index, its failure or ``None`` when done) that the store holds:
+            whether it is to be made again, as if missing. Descendants of such a row are made again
+            only when `redo` says so for them as well.
+    """
+    plan = Plan(membership)
+    states, rows = plan.states, membership.rows
+    for index, row in enumerate(rows):
+        if done(row.stage, row.gen_id):
+            if redo is None or not redo(index, None):
+                states[index] = RowState.DONE
+            continue
+        remains = held(row.stage, row.gen_id)
+        if remains is not None and (redo is None or not redo(index, remains.failure)):
+            states[index] = RowState.FAILED
+            plan.failures[index] = remains.failure
+    _block(plan, done)
+    return plan
+
+
+def _block(plan: Plan, done: Callable[[Stage, str], bool]) -> None:
+    """Block what cannot be made: descendants of failed rows. A child may stand before its parent."""
+    rows, states = plan.membership.rows, plan.states
+    by_stage: dict[Stage, list[int]] = {Stage.ESSAY: [], Stage.EVALUATION: []}
+    for index, row in enumerate(rows):
+        if row.stage is not Stage.DRAFT and states[index] == RowState.MISSING:
+            by_stage[row.stage].append(index)
+    linked = plan.membership.parents
+    for stage in (Stage.ESSAY, Stage.EVALUATION):
+        parent_stage = stage.parent
+        assert parent_stage is not None
+        for index in by_stage[stage]:
+            parent = linked[index]
+            if parent >= 0:
+                if states[parent] == RowState.FAILED:
+                    states[index] = RowState.BLOCKED
+                    plan.blockers[index] = parent
+                elif states[parent] == RowState.BLOCKED:
+                    states[index] = RowState.BLOCKED
+                    plan.blockers[index] = plan.blockers[parent]
+            elif not done(parent_stage, rows[index].parent_gen_id or ""):
+                states[index] = RowState.BLOCKED
+                plan.blockers[index] = -1

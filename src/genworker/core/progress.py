@@ -1,0 +1,82 @@
+"""Counts of a run, for whoever watches it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from genworker.core.generation import FailureKind
+from genworker.core.stages import STAGES, Stage
+
+RATE_WINDOW_S = 60.0
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """One stage: `planned` is every row of it in the cohort; the others are parts of that.
+
+    Attributes:
+        kinds: answers of this cohort that are kept and are no good, by kind.
+        errors: rows whose calls failed for good, without an answer.
+    """
+
+    planned: int = 0
+    done: int = 0
+    blocked: int = 0
+    stopped: int = 0
+    errors: int = 0
+    kinds: dict[FailureKind, int] = field(default_factory=dict)
+
+    @property
+    def unparseable(self) -> int:
+        """Answers that no parser could read."""
+        return self.kinds.get(FailureKind.UNPARSEABLE, 0)
+
+    @property
+    def failed(self) -> int:
+        """Rows that ended without a usable answer for another reason than parsing."""
+        return self.errors + sum(self.kinds.values()) - self.unparseable
+
+    @property
+    def missing(self) -> int:
+        """Rows that nothing has been decided about."""
+        settled = self.done + self.blocked + self.stopped + self.errors + sum(self.kinds.values())
+        return self.planned - settled
+
+
+@dataclass(slots=True)
+class Progress:
+    """One run of one cohort.
+
+    Attributes:
+        resumed: rows that were done before this run.
+        calls: calls sent, retries included.
+        answers: calls that brought an answer.
+        input_tokens: as far as the endpoints count them.
+    """
+
+    stages: dict[Stage, StageProgress] = field(default_factory=lambda: {s: StageProgress() for s in STAGES})
+    resumed: int = 0
+    to_call: int = 0
+    calls: int = 0
+    answers: int = 0
+    copies: int = 0
+    retries: int = 0
+    salvaged: int = 0
+    reparsed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    _arrivals: deque[float] = field(default_factory=deque)
+
+    def answered(self, now_s: float) -> None:
+        """Count an answer, for the rate."""
+        self.answers += 1
+        self._arrivals.append(now_s)
+        while self._arrivals and self._arrivals[0] < now_s - RATE_WINDOW_S:
+            self._arrivals.popleft()
+
+    def rate_per_min(self, now_s: float, started_s: float) -> float:
+        """Answers a minute over the last minute, or over the run so far when it is younger."""
+        span = min(RATE_WINDOW_S, now_s - started_s)
+        recent = sum(1 for moment in self._arrivals if moment >= now_s - RATE_WINDOW_S)
+        return 60.0 * recent / span if span > 0 else 0.0

@@ -1,0 +1,107 @@
+"""The seams of the runner: what it expects of an endpoint, of a store and of whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.generation import Answer, Generation
+from genworker.core.stages import Stage
+
+
+class Provider(Protocol):
+    """An endpoint that answers calls, one try each.
+
+    `complete` never retries, never sleeps, and holds no limits: those decisions are the scheduler's.
+    It may be called by many tasks at once. Cancelling it abandons the call.
+    """
+
+    async def open(self) -> None:
+        """Make ready to be called: start what has to run. Called once, before the first call."""
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Ask once.
+
+        Raises:
+            RateLimitedError: fewer calls, please.
+            ProviderUnavailableError: out of order for now; another try may help.
+            MalformedAnswerError: something came back that is not an answer.
+            RequestRejectedError: another try will not help; its scope says whom else it concerns.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free connections and stop what `open` started. Called once, also after a failed `open`."""
+
+
+class GenerationStore(Protocol):
+    """Where generations are kept. All methods are called from one event loop, by many tasks."""
+
+    async def claim(self, stage: Stage, gen_id: str) -> bool:
+        """Reserve a generation for this process; ``False`` when another process has reserved it.
+
+        Taken before a call is paid for and kept until the answer is committed or given up. Claims of
+        a process that ends, however it ends, are free.
+        """
+        ...
+
+    async def release(self, stage: Stage, gen_id: str) -> None:
+        """Give a claim back."""
+
+    async def find(self, stage: Stage, gen_id: str) -> Generation | None:
+        """The generation that stands there and is done; ``None`` otherwise."""
+        ...
+
+    async def load_parsed(self, stage: Stage, gen_id: str) -> str:
+        """The parsed text of a generation that is done.
+
+        Raises:
+            StoreError: it is not there or cannot be read.
+        """
+        ...
+
+    async def commit(self, answer: Answer, *, replace: bool = False) -> Generation:
+        """Judge an answer, write it and put it in its place, whole or not at all.
+
+        The raw text is on disk before it is parsed. What stands there already stays, unless `replace`:
+        then it is kept aside. Cancelling the caller does not undo a commit.
+
+        Returns:
+            What stands in the store now: this answer, or another worker's that was there first.
+
+        Raises:
+            StoreError: the disk refused; nothing is left in place, and the caller still has the answer.
+        """
+        ...
+
+
+class Work(Protocol):
+    """What each job asks: prompts, requests, provenance. Jobs are numbered as the membership's rows."""
+
+    def prompt(self, job: int, parent_text: str | None) -> str:
+        """The prompt, from the parent's parsed text (``None`` for drafts).
+
+        Raises:
+            GenworkerError: it cannot be made.
+        """
+        ...
+
+    def request(self, job: int, prompt: str) -> CompletionRequest:
+        """The call."""
+        ...
+
+    def facts(self, job: int) -> dict[str, Any]:
+        """What the metadata say of the job, whatever the answer."""
+        ...
+
+    def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
+        """What the metadata say of how it was asked."""
+        ...
+
+
+class Journal(Protocol):
+    """Hears what happens, for the record and for people. Must not block and must not raise."""
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Something happened."""

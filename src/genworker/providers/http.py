@@ -1,0 +1,234 @@
+"""The way to an HTTP endpoint, shared by the adapters: transport, error translation, answer reading.
+
+The official SDKs build and sign the request and type the errors; the bytes travel over aiohttp, whose
+connection pool does not slow down with the number of calls in flight.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import aiohttp
+import httpx2
+import orjson
+
+from genworker.core.hints import retry_after_s
+from genworker.core.visible import visible
+from genworker.errors import (
+    MalformedAnswerError,
+    ProviderError,
+    ProviderUnavailableError,
+    RateLimitedError,
+    RequestRejectedError,
+    Scope,
+)
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""An answer past this is cut: no model writes it, and memory must not depend on a server's mood."""
+KEPT_BODY_BYTES = 1024 * 1024
+"""How much of an unreadable body is kept."""
+CONNECT_TIMEOUT_S = 30.0
+MAX_MESSAGE_CHARS = 500
+
+
+class BodyTooLargeError(httpx2.RequestError):
+    """The body went past `MAX_BODY_BYTES`; `head` is its beginning."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        self.head = head
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends an SDK's request over an aiohttp session and reads the whole body, up to a limit.
+
+    Redirects are not followed and proxies of the environment are not used unless asked for: a key must
+    reach the configured host and no other.
+    """
+
+    def __init__(self, *, use_env_proxy: bool = False) -> None:
+        self._use_env_proxy = use_env_proxy
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # The scheduler limits calls in flight; a second limit here would only hide its decisions.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            trust_env=self._use_env_proxy,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; errors become httpx2's, as the SDKs expect."""
+        if self._session is None:
+            self._session = self._open_session()
+        headers = [(name, value) for name, value in request.headers.multi_items() if name not in _OWN_HEADERS]
+        headers.append(("Accept-Encoding", "gzip, deflate"))
+        try:
+            async with self._session.request(
+                request.method,
+                str(request.url),
+                headers=headers,
+                data=request.content,
+                allow_redirects=False,
+            ) as response:
+                body = await _read_body(response)
+                kept = [
+                    (name, value)
+                    for name, value in response.raw_headers
+                    if name.lower() not in _DROPPED_HEADERS
+                ]
+                return httpx2.Response(response.status, headers=kept, content=body, request=request)
+        except TimeoutError as error:
+            raise httpx2.ConnectTimeout(str(error)) from error
+        except aiohttp.ClientError as error:
+            raise httpx2.NetworkError(f"{type(error).__name__}: {error}") from error
+        except OSError as error:
+            raise httpx2.NetworkError(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+_OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
+_DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_chunked(256 * 1024):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            response.close()
+            raise BodyTooLargeError(b"".join(chunks)[:KEPT_BODY_BYTES])
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def http_client(*, use_env_proxy: bool) -> httpx2.AsyncClient:
+    """The client that both SDKs are given."""
+    return httpx2.AsyncClient(
+        transport=AiohttpTransport(use_env_proxy=use_env_proxy),
+        follow_redirects=False,
+        trust_env=False,
+        timeout=None,  # the call's one deadline is the runner's
+    )
+
+
+def decode_answer(response: httpx2.Response) -> dict[str, Any]:
+    """The body of a successful response as a JSON object.
+
+    Raises:
+        MalformedAnswerError: it is not one.
+    """
+    body = response.content
+    try:
+        record = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # orjson refuses lone surrogates and bad UTF-8, which models do produce; json reads them.
+        try:
+            record = json.loads(body.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            record = None
+    if isinstance(record, dict):
+        return record
+    raise malformed(response, "the answer is not a JSON object")
+
+
+def malformed(response: httpx2.Response, what: str) -> MalformedAnswerError:
+    """An answer that cannot be read, with what came."""
+    return MalformedAnswerError(
+        what,
+        body=response.content[:KEPT_BODY_BYTES].decode("utf-8", "replace"),
+        status=response.status_code,
+        request_id=request_id_of(response.headers),
+    )
+
+
+def request_id_of(headers: Mapping[str, str]) -> str | None:
+    """The endpoint's name for a call."""
+    return headers.get("x-request-id") or headers.get("request-id")
+
+
+_QUOTA_CODES = frozenset(
+    {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "quota_exceeded"}
+)
+_MODEL_CODES = frozenset({"model_not_found", "invalid_model", "unknown_model"})
+
+
+def status_error(
+    status: int,
+    headers: Mapping[str, str],
+    body: object,
+    redact: Callable[[str], str],
+) -> ProviderError:
+    """The one translation from an HTTP status, with the body's code, into our errors."""
+    code, text = _error_facts(body)
+    details: dict[str, Any] = {"status": status, "request_id": request_id_of(headers)}
+    message = f"HTTP {status}" + (
+        f": {redact(visible(text, limit=MAX_MESSAGE_CHARS, one_line=True))}" if text else ""
+    )
+    hint = retry_after_s(headers, time.time())
+    if code in _QUOTA_CODES or status in (401, 402, 403):
+        return RequestRejectedError(message, scope=Scope.ENDPOINT, **details)
+    if status in (429, 529):
+        return RateLimitedError(message, retry_after_s=hint, **details)
+    if status == 404 or code in _MODEL_CODES:
+        return RequestRejectedError(message, scope=Scope.LANE, **details)
+    if status in (408, 409, 425) or status >= 500:
+        return ProviderUnavailableError(message, retry_after_s=hint, may_be_billed=status >= 500, **details)
+    if 300 <= status < 400:
+        message = f"HTTP {status}: the endpoint redirects to another address, which is not followed"
+        return RequestRejectedError(message, scope=Scope.ENDPOINT, **details)
+    return RequestRejectedError(message, **details)
+
+
+def _error_facts(body: object) -> tuple[str | None, str]:
+    """(code, message) out of the bodies that OpenAI, Anthropic and their imitators send."""
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        if isinstance(inner, Mapping):
+            code = inner.get("code") or inner.get("type")
+            message = inner.get("message")
+            return (
+                str(code) if isinstance(code, str) else None,
+                message if isinstance(message, str) else "",
+            )
+        return None, inner if isinstance(inner, str) else ""
+    text = body if isinstance(body, str) else ""
+    return None, "" if text.lstrip().startswith("<") else text
+
+
+def connection_error(cause: BaseException | None, message: str) -> ProviderError:
+    """A call that ended before a whole response was there."""
+    if isinstance(cause, BodyTooLargeError):
+        return MalformedAnswerError(
+            str(cause), body=cause.head.decode("utf-8", "replace"), retryable=False, status=200
+        )
+    # A connection that was never made carried no request; anything later may have been answered and billed.
+    reached = not isinstance(cause, httpx2.ConnectTimeout | httpx2.ConnectError)
+    text = visible(str(cause or message), limit=MAX_MESSAGE_CHARS, one_line=True)
+    return ProviderUnavailableError(f"no response: {text}", may_be_billed=reached)
+
+
+def redactor(secret: str | None) -> Callable[[str], str]:
+    """A function that takes a key out of a text: an endpoint may echo it."""
+    if not secret:
+        return lambda text: text
+    parts = [secret] if len(secret) < 16 else [secret, secret[:12], secret[-8:]]
+
+    def redact(text: str) -> str:
+        for part in parts:
+            text = text.replace(part, "***")
+        return text
+
+    return redact

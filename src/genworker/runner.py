@@ -1,0 +1,445 @@
+"""The asyncio loop of a run: asks the scheduler what to do next, does it, tells it what came of it.
+
+Sees the core and the ports only. Every error of a row becomes an event of the scheduler; bugs and
+cancellation propagate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.generation import MALFORMED_REASON, Answer, Generation, file_digest
+from genworker.core.membership import Membership
+from genworker.core.progress import Progress
+from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
+from genworker.errors import (
+    GenworkerError,
+    MalformedAnswerError,
+    ProviderError,
+    ProviderUnavailableError,
+    StoreError,
+)
+from genworker.ports import GenerationStore, Journal, Provider, Work
+
+PARENT_CACHE = 256
+"""Parents read from the store that are kept for their other children."""
+COMMIT_RETRY_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
+"""Pauses between tries to store an answer that the disk refused: it is in memory and paid for."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended, beside the scheduler's states.
+
+    Attributes:
+        lost: answers that could not be stored, as (gen_id, reason).
+        broken: the first bug that a job met; raised by `Runner.run` after the others have been saved.
+    """
+
+    lost: list[tuple[str, str]] = field(default_factory=list)
+    broken: BaseException | None = None
+
+
+class Runner:
+    """Runs the jobs of a scheduler until it is finished.
+
+    Args:
+        lanes: each job's lane.
+        providers: the provider of each lane.
+        replace: jobs whose answers replace what stands in the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        membership: Membership,
+        lanes: Sequence[int],
+        providers: Sequence[Provider],
+        store: GenerationStore,
+        work: Work,
+        journal: Journal,
+        progress: Progress,
+        replace: frozenset[int] = frozenset(),
+    ) -> None:
+        self._scheduler = scheduler
+        self._membership = membership
+        self._lanes = lanes
+        self._providers = providers
+        self._store = store
+        self._work = work
+        self._journal = journal
+        self._progress = progress
+        self._replace = replace
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._texts: dict[int, str] = {}
+        self._uses: dict[int, int] = {}
+        self._loaded: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._finished: asyncio.Future[None] | None = None
+        self.outcome = Outcome()
+
+    async def run(self) -> Outcome:
+        """Run until every job is settled, or everything in flight after `drain`.
+
+        Raises:
+            Exception: a bug; what was in flight has been saved before it is raised.
+        """
+        loop = asyncio.get_running_loop()
+        self._clock: Callable[[], float] = loop.time
+        self._finished = loop.create_future()
+        self._pump()
+        try:
+            await self._finished
+        finally:
+            self._cancel_timers()
+        if self.outcome.broken is not None:
+            raise self.outcome.broken
+        return self.outcome
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Begin nothing more; let what is in flight arrive and be committed.
+
+        Args:
+            timeout_s: after so many seconds calls that are still out are abandoned; ``None``: no limit.
+        """
+        self._scheduler.drain()
+        if timeout_s is not None and self._finished is not None and self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(timeout_s, self.abandon_calls)
+        self._pump()
+
+    def abandon_calls(self) -> None:
+        """Give up the calls that are out. Answers that have arrived are still committed."""
+        self._scheduler.drain()
+        for task in list(self._calls.values()):
+            task.cancel()
+        self._pump()
+
+    # The loop
+
+    def _pump(self) -> None:
+        """Start what may start; set the timer for what may start later; notice the end."""
+        if self._finished is None or self._finished.done():
+            return
+        scheduler = self._scheduler
+        now = self._clock()
+        while (start := scheduler.next_start(now)) is not None:
+            self._spawn(self._attempt(start), start.job)
+        self._note_ended()
+        if not self._tasks and scheduler.finished:
+            self._finished.set_result(None)
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake_at = scheduler.wake_at(now)
+        if wake_at is not None and not scheduler.draining:
+            self._timer = asyncio.get_running_loop().call_at(wake_at, self._pump)
+        elif not self._tasks:
+            self.outcome.broken = RuntimeError("the scheduler waits for nothing: this is a bug")
+            self._finished.set_result(None)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], job: int) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(done, job))
+
+    def _done(self, task: asyncio.Task[None], job: int) -> None:
+        self._tasks.discard(task)
+        self._calls.pop(job, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A bug in one job: save the others, then raise it.
+            self.outcome.broken = self.outcome.broken or error
+            self._scheduler.drain()
+            if self._scheduler.state(job) is JobState.RUNNING:
+                self._scheduler.abandoned(job)
+            elif self._scheduler.state(job) is JobState.COMMITTING:
+                self._scheduler.lost(job, f"internal error: {error}")
+        self._pump()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._deadline):
+            if timer is not None:
+                timer.cancel()
+
+    def _note_ended(self) -> None:
+        """Free the texts of parents whose children are all settled; count what was blocked or stopped."""
+        rows, stages = self._membership.rows, self._progress.stages
+        for job in self._scheduler.take_ended():
+            parent = self._membership.parents[job]
+            if parent in self._uses:
+                self._uses[parent] -= 1
+                if self._uses[parent] <= 0:
+                    del self._uses[parent]
+                    self._texts.pop(parent, None)
+            state = self._scheduler.state(job)
+            if state is JobState.BLOCKED:
+                stages[rows[job].stage].blocked += 1
+            elif state is JobState.STOPPED:
+                stages[rows[job].stage].stopped += 1
+
+    # One job
+
+    async def _attempt(self, start: Start) -> None:
+        job = start.job
+        row = self._membership.rows[job]
+        if start.attempt == 1 and not await self._reserve(job):
+            return
+        try:
+            parent_text = await self._parent_text(job)
+            if self._lanes[job] == NO_LANE:
+                assert parent_text is not None
+                await self._copy(job, parent_text)
+                return
+            prompt = self._work.prompt(job, parent_text)
+            request = self._work.request(job, prompt)
+        except GenworkerError as error:
+            self._scheduler.failed_before_call(job, str(error))
+            await self._give_up(job, str(error), attempt=start.attempt, kind=type(error).__name__)
+            return
+        await self._call(job, start.attempt, request)
+        if self._scheduler.state(job) not in (JobState.BACKING_OFF, JobState.RUNNING):
+            await self._store.release(row.stage, row.gen_id)
+
+    async def _reserve(self, job: int) -> bool:
+        """Claim the generation, and look whether somebody has made it since the plan was made."""
+        row = self._membership.rows[job]
+        if not await self._store.claim(row.stage, row.gen_id):
+            self._scheduler.taken_elsewhere(job, "another worker is generating it")
+            self._journal.record("taken_elsewhere", stage=row.stage.value, gen_id=row.gen_id)
+            return False
+        if job in self._replace:
+            return True
+        theirs = await self._store.find(row.stage, row.gen_id)
+        if theirs is None:
+            return True
+        self._scheduler.answered(job)
+        self._journal.record("already_there", stage=row.stage.value, gen_id=row.gen_id)
+        self._settle(job, theirs)
+        await self._store.release(row.stage, row.gen_id)
+        return False
+
+    async def _parent_text(self, job: int) -> str | None:
+        row = self._membership.rows[job]
+        if row.parent_gen_id is None:
+            return None
+        parent = self._membership.parents[job]
+        held = self._texts.get(parent)
+        if held is not None:
+            return held
+        parent_stage = row.stage.parent
+        assert parent_stage is not None
+        key = (parent_stage.value, row.parent_gen_id)
+        if key not in self._loaded:
+            self._loaded[key] = await self._store.load_parsed(parent_stage, row.parent_gen_id)
+            if len(self._loaded) > PARENT_CACHE:
+                self._loaded.popitem(last=False)
+        return self._loaded[key]
+
+    async def _copy(self, job: int, parent_text: str) -> None:
+        row = self._membership.rows[job]
+        now = _timestamp()
+        facts = {**self._work.facts(job), "finish_reason": None, "started_at": now, "finished_at": now}
+        self._scheduler.answered(job)
+        self._progress.copies += 1
+        await self._commit(job, Answer(row.stage, row.gen_id, "", parent_text, facts))
+        await self._store.release(row.stage, row.gen_id)
+
+    async def _call(self, job: int, attempt: int, request: CompletionRequest) -> None:
+        row = self._membership.rows[job]
+        provider = self._providers[self._lanes[job]]
+        started_at = _timestamp()
+        began = self._clock()
+        self._progress.calls += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls[job] = task
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                completion = await provider.complete(request)
+        except TimeoutError:
+            message = f"no answer within {request.timeout_s:g} s"
+            timed_out = ProviderUnavailableError(message, may_be_billed=True)
+            await self._refused(job, attempt, request, timed_out, self._clock() - began, started_at)
+            return
+        except ProviderError as error:
+            await self._refused(job, attempt, request, error, self._clock() - began, started_at)
+            return
+        except asyncio.CancelledError:
+            # Only `abandon_calls` cancels, and only calls that are out.
+            self._scheduler.abandoned(job)
+            self._journal.record("abandoned", stage=row.stage.value, gen_id=row.gen_id, attempt=attempt)
+            return
+        finally:
+            self._calls.pop(job, None)
+        self._scheduler.answered(job)
+        self._count(completion)
+        facts = {
+            **self._work.facts(job),
+            **self._work.call_facts(job, request),
+            "response_model": completion.model,
+            "request_id": completion.request_id,
+            "finish_reason": completion.finish_reason.value,
+            "usage": completion.usage.to_json(),
+            "attempts": attempt,
+            "started_at": started_at,
+            "finished_at": _timestamp(),
+            "latency_s": round(completion.latency_s, 4),
+        }
+        answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts)
+        self._record_answer(answer, attempt)
+        self._pump()
+        await self._commit(job, answer)
+
+    def _count(self, completion: Completion) -> None:
+        self._progress.answered(self._clock())
+        self._progress.input_tokens += completion.usage.input_tokens or 0
+        self._progress.output_tokens += completion.usage.output_tokens or 0
+
+    def _record_answer(self, answer: Answer, attempt: int) -> None:
+        # With this line and the staged raw text, a run that dies before the metadata are there loses nothing.
+        self._journal.record(
+            "answered",
+            stage=answer.stage.value,
+            gen_id=answer.gen_id,
+            attempt=attempt,
+            raw_sha256=file_digest(answer.raw_text.encode()),
+            prompt_sha256=file_digest(answer.prompt_text.encode("utf-8", "replace")),
+            facts=answer.facts,
+        )
+
+    async def _refused(
+        self,
+        job: int,
+        attempt: int,
+        request: CompletionRequest,
+        error: ProviderError,
+        seconds: float,
+        started_at: str,
+    ) -> None:
+        row = self._membership.rows[job]
+        now = self._clock()
+        decision = self._scheduler.refused(job, error, now)
+        facts: dict[str, Any] = {
+            "stage": row.stage.value,
+            "gen_id": row.gen_id,
+            "attempt": attempt,
+            "kind": type(error).__name__.removesuffix("Error"),
+            "status": error.status,
+            "error": error.message,
+            "request_id": error.request_id,
+            "may_be_billed": error.may_be_billed,
+            "latency_s": round(seconds, 4),
+        }
+        if not isinstance(decision, GiveUp):
+            self._progress.retries += 1
+            self._journal.record("retry", **facts, pause_s=round(decision.at_s - now, 3))
+            return
+        for lane in decision.stopped:
+            self._journal.record("lane_stopped", lane=lane, error=error.message)
+        if isinstance(error, MalformedAnswerError):
+            await self._keep_malformed(job, attempt, request, error, started_at)
+        self._journal.record("failed", **{**facts, "error": decision.reason})
+        self._progress.stages[row.stage].errors += 1
+
+    async def _keep_malformed(
+        self, job: int, attempt: int, request: CompletionRequest, error: MalformedAnswerError, started_at: str
+    ) -> None:
+        """Keep what came instead of an answer: it may have been paid for."""
+        row = self._membership.rows[job]
+        facts = {
+            **self._work.facts(job),
+            **self._work.call_facts(job, request),
+            "request_id": error.request_id,
+            "finish_reason": MALFORMED_REASON,
+            "attempts": attempt,
+            "started_at": started_at,
+            "finished_at": _timestamp(),
+        }
+        with contextlib.suppress(StoreError):
+            await self._store.commit(
+                Answer(row.stage, row.gen_id, request.prompt, error.body, facts),
+                replace=job in self._replace,
+            )
+
+    async def _give_up(self, job: int, reason: str, *, attempt: int, kind: str) -> None:
+        row = self._membership.rows[job]
+        self._progress.stages[row.stage].errors += 1
+        self._journal.record(
+            "failed",
+            stage=row.stage.value,
+            gen_id=row.gen_id,
+            attempt=attempt,
+            kind=kind.removesuffix("Error"),
+            error=reason,
+        )
+        await self._store.release(row.stage, row.gen_id)
+
+    async def _commit(self, job: int, answer: Answer) -> None:
+        pauses = iter(COMMIT_RETRY_PAUSES_S)
+        while True:
+            try:
+                generation = await self._store.commit(answer, replace=job in self._replace)
+                break
+            except StoreError as error:
+                # The answer is paid for and in memory. Buy nothing more; the disk may recover.
+                self._scheduler.drain()
+                pause = next(pauses, None)
+                self._journal.record(
+                    "store_refused",
+                    stage=answer.stage.value,
+                    gen_id=answer.gen_id,
+                    error=str(error),
+                    pause_s=pause,
+                )
+                if pause is None:
+                    self._scheduler.lost(job, str(error))
+                    self.outcome.lost.append((answer.gen_id, str(error)))
+                    self._progress.stages[answer.stage].errors += 1
+                    return
+                await asyncio.sleep(pause)
+        self._settle(job, generation)
+
+    def _settle(self, job: int, generation: Generation) -> None:
+        """The store has it: tell the scheduler, and hand the text to the children."""
+        row = self._membership.rows[job]
+        stage = self._progress.stages[row.stage]
+        failure = generation.failure
+        text = generation.parsed_text
+        if not text:
+            message = failure.message if failure is not None else "the answer is not usable"
+            self._scheduler.committed(job, failure=message)
+            if failure is not None:
+                stage.kinds[failure.kind] = stage.kinds.get(failure.kind, 0) + 1
+            else:
+                stage.errors += 1
+        else:
+            children = self._scheduler.children(job)
+            self._scheduler.committed(job)
+            self._note_ended()  # children of stopped lanes end at once, and need no text
+            stage.done += 1
+            waiting = sum(1 for child in children if self._scheduler.state(child) < JobState.DONE)
+            if waiting:
+                self._texts[job] = text
+                self._uses[job] = waiting
+        self._journal.record(
+            "committed",
+            stage=row.stage.value,
+            gen_id=row.gen_id,
+            mode=str(generation.metadata.get("mode", "llm")),
+            failure=None if failure is None else failure.kind.value,
+            reason=None if failure is None else failure.message,
+        )
+
+
+def _timestamp() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

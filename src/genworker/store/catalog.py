@@ -1,0 +1,370 @@
+"""Reads the catalogue, templates and membership of a data root, and reports every fault at once."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from genworker.core.catalog import LEVELS, Catalog, Combo, Concept, ModelEntry, TemplateEntry
+from genworker.core.ids import combo_id, id_fault
+from genworker.core.membership import Known, Membership, read_membership
+from genworker.core.parsers import get_parser
+from genworker.core.prompts import PromptTemplate
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import CatalogError, Fault, MembershipError, TemplateError, UsageError
+from genworker.paths import Paths
+from genworker.store.csvfile import CsvFault, open_csv
+
+MAX_TEMPLATE_BYTES = 4_000_000
+
+_TRUE = ("true", "1", "yes")
+_FALSE = ("false", "0", "no")
+
+
+class _Table:
+    """One CSV of the catalogue: draws records as mappings and collects faults with their places."""
+
+    def __init__(self, path: Path, required: Sequence[str], faults: list[Fault]) -> None:
+        self.path = path
+        self.required = required
+        self.faults = faults
+
+    def fault(self, line: int | None, column: str | None, what: str, fix: str | None = None) -> None:
+        self.faults.append(Fault(what, where=str(self.path), line=line, column=column, fix=fix))
+
+    def rows(self) -> Iterable[tuple[int, dict[str, str]]]:
+        try:
+            with open_csv(self.path) as (header, records):
+                names = [name.strip() for name in header]
+                missing = [name for name in self.required if name not in names]
+                if missing:
+                    self.fault(1, None, f"missing columns: {', '.join(missing)}", "add them to the header")
+                    return
+                for line, cells in records:
+                    if not any(cells):
+                        continue
+                    if len(cells) != len(names):
+                        self.fault(
+                            line,
+                            None,
+                            f"{len(cells)} cells in a file of {len(names)} columns",
+                            "quote cells that hold commas",
+                        )
+                        continue
+                    yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+        except CsvFault as error:
+            self.faults.append(error.fault)
+
+    def flag(self, line: int, row: Mapping[str, str], column: str, default: bool) -> bool:
+        text = row.get(column)
+        if text is None:
+            return default
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() not in _FALSE:
+            self.fault(line, column, f"{column} is {text[:40]!r}", "write true or false")
+        return False
+
+    def plain_id(self, line: int, row: Mapping[str, str], column: str, taken: Collection[str]) -> str | None:
+        """The row's id when it can be one and is new; else a fault and ``None``."""
+        value = row[column]
+        reason = id_fault(value)
+        if reason is not None:
+            self.fault(line, column, f"{column} {value[:60]!r} {reason}", "use a plain name")
+            return None
+        if value in taken:
+            self.fault(line, column, f"{column} {value!r} stands twice", "remove one of the two rows")
+            return None
+        return value
+
+
+def read_catalog(paths: Paths) -> tuple[Catalog, list[Fault]]:
+    """Read ``1_raw`` and ``combo_mappings.csv``.
+
+    Template files are not read here, see `TemplateFiles`. Files that an experiment may lack
+    (replicates, combos, a stage's templates, concepts) read as empty.
+
+    Returns:
+        What could be read, and every fault with its file and line.
+    """
+    faults: list[Fault] = []
+    if not paths.catalog_dir.is_dir():
+        faults.append(
+            Fault(
+                "there is no catalogue",
+                where=str(paths.catalog_dir),
+                fix="name the right directory with --data-root; the catalogue is its folder 1_raw",
+            )
+        )
+        return Catalog({stage: {} for stage in STAGES}, {}, {}, {}), faults
+    concepts = _read_concepts(paths, faults)
+    catalog = Catalog(
+        templates={stage: _read_templates(paths, stage, faults) for stage in STAGES},
+        models=_read_models(paths, faults),
+        concepts=concepts,
+        combos=_read_combos(paths.combo_mappings_csv, faults),
+        replicates=_read_replicates(paths, faults),
+    )
+    return catalog, faults
+
+
+def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str, TemplateEntry]:
+    entries: dict[str, TemplateEntry] = {}
+    path = paths.templates_csv(stage)
+    if not path.exists():
+        return entries
+    table = _Table(path, ("template_id",), faults)
+    for line, row in table.rows():
+        template_id = table.plain_id(line, row, "template_id", entries)
+        generator = row.get("generator") or "llm"
+        parser = row.get("parser") or None
+        active = table.flag(line, row, "active", True)
+        kind: Literal["llm", "copy"] = "copy" if generator == "copy" else "llm"
+        if generator not in ("llm", "copy"):
+            table.fault(line, "generator", f"unknown generator {generator!r}", "use llm or copy")
+        elif generator == "copy" and stage is Stage.DRAFT:
+            table.fault(line, "generator", "a draft has no parent to copy", "use llm")
+        try:
+            get_parser(stage, parser)
+        except LookupError as error:
+            table.fault(line, "parser", str(error.args[0]))
+        if template_id is not None:
+            entries[template_id] = TemplateEntry(
+                stage,
+                template_id,
+                row.get("template_name") or template_id,
+                row.get("description", ""),
+                parser,
+                kind,
+                active,
+                line,
+            )
+    return entries
+
+
+def _read_models(paths: Paths, faults: list[Fault]) -> dict[str, ModelEntry]:
+    entries: dict[str, ModelEntry] = {}
+    if not paths.models_csv.exists():
+        return entries
+    table = _Table(paths.models_csv, ("id", "model"), faults)
+    for line, row in table.rows():
+        model_id = table.plain_id(line, row, "id", entries)
+        if not row["model"]:
+            table.fault(line, "model", "the model's name is empty", "write the name that the endpoint knows")
+        generation = table.flag(line, row, "for_generation", True)
+        evaluation = table.flag(line, row, "for_evaluation", True)
+        if model_id is not None:
+            entries[model_id] = ModelEntry(
+                model_id,
+                row["model"],
+                row.get("provider", ""),
+                row.get("display_name") or model_id,
+                generation,
+                evaluation,
+                line,
+            )
+    return entries
+
+
+def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
+    entries: dict[str, Concept] = {}
+    if not paths.concepts_csv.exists():
+        return entries
+    table = _Table(paths.concepts_csv, ("concept_id", "name"), faults)
+    for line, row in table.rows():
+        concept_id = table.plain_id(line, row, "concept_id", entries)
+        active = table.flag(line, row, "active", True)
+        if concept_id is None:
+            continue
+        descriptions = {}
+        for level in LEVELS:
+            path = paths.concept_description(concept_id, level)
+            if path.is_file():
+                try:
+                    descriptions[level] = path.read_text(encoding="utf-8-sig").strip()
+                except (UnicodeDecodeError, OSError) as error:
+                    faults.append(Fault(f"cannot be read as UTF-8 text: {error}", where=str(path)))
+        entries[concept_id] = Concept(concept_id, row["name"] or concept_id, active, descriptions, line)
+    return entries
+
+
+def _read_replicates(paths: Paths, faults: list[Fault]) -> dict[Stage, int]:
+    replicates = dict.fromkeys(STAGES, 1)
+    if not paths.replication_csv.exists():
+        return replicates
+    table = _Table(paths.replication_csv, ("stage", "replicates"), faults)
+    seen: set[str] = set()
+    for line, row in table.rows():
+        name, text = row["stage"], row["replicates"]
+        if name not in {stage.value for stage in STAGES}:
+            table.fault(line, "stage", f"unknown stage {name!r}", "use draft, essay or evaluation")
+        elif name in seen:
+            table.fault(line, "stage", f"{name} stands twice", "remove one of the two rows")
+        elif not (text.isascii() and text.isdecimal() and len(text) < 7 and int(text) >= 1):
+            table.fault(line, "replicates", f"replicates is {text[:40]!r}", "use a whole number from 1")
+        else:
+            replicates[Stage(name)] = int(text)
+        seen.add(name)
+    return replicates
+
+
+def _read_combos(path: Path, faults: list[Fault]) -> dict[str, Combo]:
+    """Read a file with a row per combo and concept."""
+    if not path.exists():
+        return {}
+    table = _Table(path, ("combo_id", "concept_id"), faults)
+    concepts: dict[str, list[str]] = {}
+    facts: dict[str, tuple[str, int, int]] = {}
+    for line, row in table.rows():
+        name = row["combo_id"]
+        reason = id_fault(name) or id_fault(row["concept_id"])
+        if reason is not None:
+            table.fault(line, "combo_id", f"an id of this row {reason}", "use plain names")
+            continue
+        level = row.get("description_level") or "paragraph"
+        k_text = row.get("k_max") or "0"
+        k_max = int(k_text) if k_text.isascii() and k_text.isdecimal() and len(k_text) < 6 else 0
+        if level not in LEVELS:
+            table.fault(line, "description_level", f"unknown level {level!r}", f"use {', '.join(LEVELS)}")
+            continue
+        first = facts.setdefault(name, (level, k_max, line))
+        if first[:2] != (level, k_max):
+            table.fault(
+                line,
+                "description_level",
+                f"combo {name} has another level or k_max in line {first[2]}",
+                "a combo has one of each",
+            )
+        members = concepts.setdefault(name, [])
+        if row["concept_id"] not in members:
+            members.append(row["concept_id"])
+    combos = {}
+    for name, members in concepts.items():
+        level, k_max, line = facts[name]
+        k_max = k_max or len(members)
+        if name.startswith("combo_v1_") and name != combo_id(members, level, k_max):
+            table.fault(
+                line,
+                "combo_id",
+                f"combo {name} stands here with other concepts than its id was made from",
+                "correct its rows, or remove them: the id is a digest of concepts, level and k_max",
+            )
+        combos[name] = Combo(name, tuple(members), level, k_max)
+    return combos
+
+
+class TemplateFiles:
+    """Reads and compiles template files, each once."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._compiled: dict[tuple[Stage, str], PromptTemplate] = {}
+        self._digests: dict[tuple[Stage, str], str] = {}
+
+    def get(self, stage: Stage, template_id: str) -> PromptTemplate:
+        """The compiled template; cheap after the first call.
+
+        Raises:
+            CatalogError: the file is missing, too large, not UTF-8, or not a valid template of its stage.
+        """
+        key = (stage, template_id)
+        if key not in self._compiled:
+            from genworker.core.generation import file_digest
+
+            content = self._read(stage, template_id)
+            self._digests[key] = file_digest(content.encode())
+            try:
+                self._compiled[key] = PromptTemplate(content, stage)
+            except TemplateError as error:
+                raise self._fault(stage, template_id, str(error), line=error.line) from None
+        return self._compiled[key]
+
+    def digest(self, stage: Stage, template_id: str) -> str:
+        """SHA-256 of the template's text, in hex."""
+        self.get(stage, template_id)
+        return self._digests[stage, template_id]
+
+    def _read(self, stage: Stage, template_id: str) -> str:
+        path = self._paths.template_file(stage, template_id)
+        try:
+            if path.stat().st_size > MAX_TEMPLATE_BYTES:
+                raise self._fault(
+                    stage, template_id, f"the template is larger than {MAX_TEMPLATE_BYTES} bytes"
+                )
+            return path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise self._fault(
+                stage,
+                template_id,
+                f"the {stage.value} template {template_id!r} has no file",
+                fix=f"write it, or point {'GEN_TEMPLATES_ROOT'} at the directory that has it",
+            ) from None
+        except UnicodeDecodeError as error:
+            raise self._fault(stage, template_id, f"the template is not UTF-8: {error.reason}") from None
+        except OSError as error:
+            raise self._fault(stage, template_id, f"the template cannot be read: {error.strerror}") from None
+
+    def _fault(
+        self, stage: Stage, template_id: str, what: str, *, line: int | None = None, fix: str | None = None
+    ) -> CatalogError:
+        path = self._paths.template_file(stage, template_id)
+        return CatalogError([Fault(what, where=str(path), line=line, fix=fix)])
+
+
+def list_cohorts(paths: Paths) -> list[str]:
+    """Ids of the cohorts that have a membership, sorted."""
+    try:
+        with os.scandir(paths.cohorts_dir) as entries:
+            return sorted(
+                entry.name for entry in entries if paths.cohort_membership_csv(entry.name).is_file()
+            )
+    except OSError:
+        return []
+
+
+def load_membership(
+    paths: Paths,
+    cohort_id: str,
+    known: Known,
+    on_disk: Callable[[Stage, str], bool],
+) -> Membership:
+    """Read and check a cohort's ``membership.csv``.
+
+    Raises:
+        UsageError: there is no such cohort; the message lists those that exist.
+        MembershipError: the file is wrong; every fault at once.
+    """
+    reason = id_fault(cohort_id)
+    if reason is not None:
+        raise UsageError([Fault(f"cohort {cohort_id[:60]!r} {reason}", fix="name a cohort")])
+    path = paths.cohort_membership_csv(cohort_id)
+    if not path.exists():
+        cohorts = list_cohorts(paths)
+        there = f"cohorts here: {', '.join(cohorts[:20])}" if cohorts else "there are no cohorts here yet"
+        raise UsageError(
+            [
+                Fault(
+                    f"there is no cohort {cohort_id!r}",
+                    where=str(path),
+                    fix=f"{there}; build one with: genworker cohort build {cohort_id}",
+                )
+            ]
+        )
+    was_enabled = gc.isenabled()
+    gc.disable()  # a million rows are allocated and none is garbage: it would walk them again and again
+    try:
+        with open_csv(path) as (header, records):
+            membership, faults = read_membership(
+                header, records, cohort_id=cohort_id, where=str(path), known=known, on_disk=on_disk
+            )
+    except CsvFault as error:
+        raise MembershipError([error.fault]) from None
+    finally:
+        if was_enabled:
+            gc.enable()
+    if faults:
+        raise MembershipError(faults, title=f"{path} is refused, nothing was sent")
+    return membership

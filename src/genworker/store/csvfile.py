@@ -1,0 +1,79 @@
+"""Reads CSV files from outside: strict about bytes, exact about places."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genworker.errors import Fault
+
+MAX_FIELD_CHARS = 131_072
+
+
+class CsvFault(Exception):
+    """The file cannot be read as CSV; `fault` says where and why."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(str(fault))
+
+
+@contextmanager
+def open_csv(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+    """Open a CSV file as (header, records of (line number from 1, cells)).
+
+    A byte-order mark and CRLF are accepted. Errors surface while records are drawn.
+
+    Raises:
+        CsvFault: the file is absent, empty, a directory, not UTF-8, holds NUL, or a field is too long.
+    """
+    where = str(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            csv.field_size_limit(MAX_FIELD_CHARS)
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, None)
+            if header is None:
+                raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
+            yield header, _records(reader)
+    except FileNotFoundError:
+        raise CsvFault(Fault("the file does not exist", where=where)) from None
+    except IsADirectoryError:
+        raise CsvFault(Fault("this is a directory, not a file", where=where)) from None
+    except UnicodeDecodeError:
+        raise CsvFault(_not_utf8(path)) from None
+    except csv.Error as error:
+        fix = f"fields may have {MAX_FIELD_CHARS} characters" if "field larger" in str(error) else None
+        line = reader.line_num if "reader" in locals() else None
+        raise CsvFault(Fault(f"not readable as CSV: {error}", where=where, line=line, fix=fix)) from None
+    except OSError as error:
+        raise CsvFault(Fault(f"cannot be read: {error.strerror}", where=where)) from None
+
+
+def _records(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    # A record's own first line: quoted cells may run over several.
+    line = reader.line_num + 1  # type: ignore[attr-defined]
+    for cells in reader:
+        if "\0" in "".join(cells):
+            raise csv.Error("line contains NUL")
+        yield line, cells
+        line = reader.line_num + 1  # type: ignore[attr-defined]
+
+
+def _not_utf8(path: Path) -> Fault:
+    """The place of the first byte that is not UTF-8: the reader only knows it within its buffer."""
+    line = 0
+    with path.open("rb") as stream:
+        for line, content in enumerate(stream, start=1):
+            try:
+                content.decode()
+            except UnicodeDecodeError as error:
+                return Fault(
+                    f"byte {content[error.start]:#04x} at column {error.start + 1} is not UTF-8",
+                    where=str(path),
+                    line=line,
+                    fix="save the file as UTF-8",
+                )
+    return Fault("the file is not UTF-8", where=str(path), fix="save the file as UTF-8")

@@ -1,0 +1,135 @@
+"""Reads generations from a store, written by genworker or by any tool that follows the same layout."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genworker.core.generation import Generation
+from genworker.core.ids import id_fault
+from genworker.core.stages import Stage
+from genworker.errors import StoreError
+from genworker.paths import GENERATION_FILES, METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE
+
+MAX_FILE_BYTES = 256_000_000
+"""Largest file of a generation that is read: what genworker writes is far below it."""
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def read_generation(gens_root: str | Path, stage: Stage | str, gen_id: str) -> Generation:
+    """Read one generation, all its files from the same directory even while it is being replaced.
+
+    Args:
+        gens_root: the directory ``gens`` of a data root.
+
+    Raises:
+        StoreError: there is no such directory, or a file of it cannot be read as UTF-8 text or JSON.
+        ValueError: `stage` is not a stage, or `gen_id` cannot be the name of a directory.
+    """
+    return read_directory(generation_directory(gens_root, stage, gen_id), Stage(stage), gen_id)
+
+
+def generation_directory(gens_root: str | Path, stage: Stage | str, gen_id: str) -> Path:
+    """Where a generation lies.
+
+    Raises:
+        ValueError: `stage` is not a stage, or `gen_id` cannot be the name of a directory.
+    """
+    reason = id_fault(gen_id)
+    if reason is not None:
+        raise ValueError(f"gen_id {gen_id[:60]!r} {reason}")
+    return Path(gens_root) / Stage(stage).value / gen_id
+
+
+def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
+    """Read the four files of a directory, wherever it lies.
+
+    Raises:
+        StoreError: as `read_generation`.
+    """
+    try:
+        fd = os.open(directory, _OPEN | os.O_DIRECTORY)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            message = f"there is no generation {directory}"
+        else:
+            message = f"{directory} cannot be read: {error.strerror}"
+        raise StoreError(message, path=str(directory), errno=error.errno) from None
+    try:
+        texts = {name: _read_text(fd, name, directory) for name in GENERATION_FILES}
+    finally:
+        os.close(fd)
+    return Generation(
+        stage,
+        gen_id,
+        texts[PROMPT_FILE],
+        texts[RAW_FILE] or "",
+        texts[PARSED_FILE],
+        _decode_metadata(texts[METADATA_FILE], directory / METADATA_FILE),
+    )
+
+
+def _read_text(directory_fd: int, name: str, directory: Path) -> str | None:
+    path = str(directory / name)
+    try:
+        # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
+        fd = os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", path=path, errno=error.errno) from None
+    with os.fdopen(fd, "rb") as stream:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{path} is not a file", path=path)
+        if status.st_size > MAX_FILE_BYTES:
+            raise StoreError(f"{path} is larger than {MAX_FILE_BYTES} bytes", path=path)
+        content = stream.read()
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise StoreError(f"{path} is not UTF-8", path=path) from None
+
+
+def _decode_metadata(text: str | None, path: Path) -> Mapping[str, Any]:
+    if text is None:
+        return {}
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        raise StoreError(f"{path} is not valid JSON", path=str(path)) from None
+    if not isinstance(record, dict):
+        raise StoreError(f"{path} is not a JSON object", path=str(path))
+    return record
+
+
+def load_generation(gens_root: str | Path, stage: Stage | str, gen_id: str) -> dict[str, Any]:
+    """Read one generation as a dictionary, for notebooks.
+
+    Args:
+        gens_root: the directory ``gens`` of a data root (`Paths.gens_root`).
+
+    Returns:
+        ``stage``, ``gen_id``, ``prompt_text``, ``raw_text`` (``""`` when its file is absent),
+        ``parsed_text``, ``metadata`` and ``parent_gen_id`` (each ``None`` when absent).
+
+    Raises:
+        StoreError: as `read_generation`; the message names the path.
+        ValueError: as `read_generation`.
+    """
+    generation = read_generation(gens_root, stage, gen_id)
+    return {
+        "stage": generation.stage.value,
+        "gen_id": generation.gen_id,
+        "parent_gen_id": generation.parent_gen_id,
+        "prompt_text": generation.prompt_text,
+        "raw_text": generation.raw_text,
+        "parsed_text": generation.parsed_text,
+        "metadata": dict(generation.metadata) or None,
+    }
