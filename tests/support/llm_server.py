@@ -142,6 +142,7 @@ class LLMServer:
         self._wanted_port = port
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._open: set[Connection] = set()
         self._empty = asyncio.Event()
         self.port = 0
@@ -202,8 +203,32 @@ class LLMServer:
         }
 
     def reset(self) -> None:
-        """Forget all counts, attempts and limits. From another thread use ``POST /reset``."""
-        self._start_over()
+        """Forget all counts, attempts and limits. From any thread."""
+        self._in_loop(self._start_over)
+
+    def reconfigure(self, options: Options) -> None:
+        """Go on with other options and fresh limits; counts, attempts and the origin of times stay."""
+
+        def change() -> None:
+            self.options = options
+            self._limiter = Limiter(options.limits)
+            self._hits = {}
+
+        self._in_loop(change)
+
+    def _in_loop(self, action: Callable[[], None]) -> None:
+        """Run an action between requests, in the server's thread, and wait for it."""
+        if self._server is None or self._loop is None or self._thread == threading.get_ident():
+            action()
+            return
+        done = threading.Event()
+
+        def run() -> None:
+            action()
+            done.set()
+
+        self._loop.call_soon_threadsafe(run)
+        done.wait()
 
     def wait_until(self, condition: Callable[[LLMServer], bool], timeout_s: float = 10.0) -> None:
         """Block the calling thread (not the server's) until the condition holds.
@@ -220,6 +245,7 @@ class LLMServer:
     async def start(self) -> None:
         """Listen; after a stop, on the same port again."""
         self._loop = loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._empty = asyncio.Event()
         self._empty.set()
         self._server = await loop.create_server(

@@ -26,6 +26,7 @@ MAX_PATTERN_CHARS = 500
 
 _REGEX_PREFIX = "regex:"
 _LINE_CHARS = 2000
+_REGEX_LINE_CHARS = 400
 _TAIL_LINES = 200
 _COMPLEX_LINES = 30
 _EXCERPT_CHARS = 80
@@ -168,11 +169,11 @@ class _Found:
     is_exact: bool = False
 
 
-def _tail(text: str, count: int) -> list[str]:
-    """The last `count` lines before trailing white space, each cut to its first and last 1,000 characters."""
-    half = _LINE_CHARS // 2
+def _tail(text: str, count: int, line_chars: int = _LINE_CHARS) -> list[str]:
+    """The last `count` lines before trailing white space; a long one is cut to its two ends around ``…``."""
+    half = line_chars // 2
     lines = text.rstrip().rsplit("\n", count)[-count:]
-    return [line if len(line) <= _LINE_CHARS else f"{line[:half]}…{line[-half:]}" for line in lines]
+    return [line if len(line) <= line_chars else f"{line[:half]}…{line[-half:]}" for line in lines]
 
 
 def _without_marks(line: str) -> str:
@@ -256,28 +257,33 @@ def _score_identity(text: str) -> str:
 
 # --- evaluations: `regex:<pattern>` ---
 
-_LITERALS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+_LONG_RUN = re.compile(r"\d{21,}|\s{21,}")
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_WIDE_ATOM = re.compile(r"\\[DSWw]|\[\^|\[.*\\[DSWw]", re.DOTALL)
+_COSTLY = re.compile(r"\)\s*[*+{]|\.[*+{].*\.[*+{]|^(?:\(\?[a-zA-Z]+\)|\(\?:|\()*\.[*+{]", re.DOTALL)
 
 
 def _regex_parser(pattern: str) -> Parser:
-    """The parser behind ``regex:<pattern>``: the last match's first group, or all of it, is the score.
+    r"""The parser behind ``regex:<pattern>``: the last match's first group, or all of it, is the score.
 
     The pattern sees the last 200 lines, one at a time and with their Markdown marks, each cut to its
-    first and last 1,000 characters. Python cannot stop a match that backtracks: the cut bounds what a
-    pattern can cost to a power of 2,000, and a repeated group, which could cost an exponential, is
-    refused. Several ``.*`` in one pattern can still take seconds on an answer made for it.
+    first and last 200 characters and with ``…`` in place of more than 20 digits or spaces in a row.
+    Python cannot stop a match that backtracks, so its cost is bounded beforehand: by these cuts, and by
+    refusing what makes it explode (a repeated group; more than one repeat of ``.``, ``[^…]``, ``\w`` and
+    the like, or one at the beginning). A usual pattern then takes seconds at worst, on an answer made
+    for it; a pattern made to be slow still can be.
 
     Raises:
-        LookupError: the pattern is empty, too long, no regular expression or holds a repeated group.
+        LookupError: the pattern is empty, too long, no regular expression or too costly.
     """
     if not pattern or len(pattern) > MAX_PATTERN_CHARS:
         raise LookupError(
             f"a pattern behind 'regex:' has 1 to {MAX_PATTERN_CHARS} characters, this one {len(pattern)}"
         )
-    if _REPEATED_GROUP.search(_LITERALS.sub("a", pattern)):
+    if _COSTLY.search(_ATOM.sub(lambda atom: "." if _WIDE_ATOM.match(atom[0]) else "a", pattern)):
         raise LookupError(
-            f"the pattern {_excerpt(pattern)} repeats a group, which can take for ever on a hostile answer"
+            f"the pattern {_excerpt(pattern)} could take for ever on a hostile answer: it repeats a group, "
+            "begins with a repeat of a wide class (such as .* or [^:]+), or holds more than one"
         )
     try:
         compiled = re.compile(pattern)
@@ -286,8 +292,8 @@ def _regex_parser(pattern: str) -> Parser:
 
     def parse(text: str) -> str:
         _require_text(text)
-        for line in reversed(_tail(text, _TAIL_LINES)):
-            for last in deque(compiled.finditer(line), maxlen=1):
+        for line in reversed(_tail(text, _TAIL_LINES, _REGEX_LINE_CHARS)):
+            for last in deque(compiled.finditer(_LONG_RUN.sub("…", line)), maxlen=1):
                 shown = (last[1] if compiled.groups else last[0]) or ""
                 number = Decimal(shown) if re.fullmatch(f"[-+]?{_NUMBER}", shown) else None
                 return _score_text(number, shown)

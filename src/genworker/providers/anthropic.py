@@ -50,16 +50,13 @@ class AnthropicProvider:
     ) -> None:
         secret = api_key.get_secret_value() if api_key is not None else None
         self._redact = redactor(secret)
-        extra: dict[str, Any] = dict(headers or {})
-        if secret is None:
-            extra["X-Api-Key"] = anthropic.Omit()
         self._client = anthropic.AsyncAnthropic(
             base_url=base_url or DEFAULT_BASE_URL,
             api_key=secret or "none",  # explicit, so that the SDK looks into neither environment nor profiles
             max_retries=0,
-            default_headers=extra,
+            default_headers=headers,
             open_telemetry=False,
-            http_client=http_client(use_env_proxy=use_env_proxy),
+            http_client=http_client(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
 
     async def open(self) -> None:

@@ -49,8 +49,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     reach the configured host and no other.
     """
 
-    def __init__(self, *, use_env_proxy: bool = False) -> None:
+    def __init__(self, *, use_env_proxy: bool, without_key: bool) -> None:
         self._use_env_proxy = use_env_proxy
+        self._dropped = _OWN_HEADERS | _KEY_HEADERS if without_key else _OWN_HEADERS
         self._session: aiohttp.ClientSession | None = None
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -67,7 +68,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Send one request; errors become httpx2's, as the SDKs expect."""
         if self._session is None:
             self._session = self._open_session()
-        headers = [(name, value) for name, value in request.headers.multi_items() if name not in _OWN_HEADERS]
+        headers = [
+            (name, value) for name, value in request.headers.multi_items() if name not in self._dropped
+        ]
         headers.append(("Accept-Encoding", "gzip, deflate"))
         try:
             async with self._session.request(
@@ -99,6 +102,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
+_KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 _DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
@@ -114,10 +118,14 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def http_client(*, use_env_proxy: bool) -> httpx2.AsyncClient:
-    """The client that both SDKs are given."""
+def http_client(*, use_env_proxy: bool, without_key: bool) -> httpx2.AsyncClient:
+    """The client that both SDKs are given.
+
+    Args:
+        without_key: the server takes none. The SDKs insist on one, so theirs is taken out here.
+    """
     return httpx2.AsyncClient(
-        transport=AiohttpTransport(use_env_proxy=use_env_proxy),
+        transport=AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key),
         follow_redirects=False,
         trust_env=False,
         timeout=None,  # the call's one deadline is the runner's

@@ -100,7 +100,4 @@ class LocalProvider:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
-        if self._server is not None:
-            server, self._server = self._server, None
-            await asyncio.to_thread(server.__class__.__del__, server) if hasattr(server, "__del__") else None
-            del server
+        self._server = None  # the last reference: its destructor stops the threads

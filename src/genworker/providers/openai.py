@@ -51,15 +51,12 @@ class OpenAIProvider:
         self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if is_openai else "max_tokens")
         secret = api_key.get_secret_value() if api_key is not None else None
         self._redact = redactor(secret)
-        extra: dict[str, Any] = dict(headers or {})
-        if secret is None:
-            extra["Authorization"] = openai.Omit()
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=secret or "none",
             max_retries=0,
-            default_headers=extra,
-            http_client=http_client(use_env_proxy=use_env_proxy),
+            default_headers=headers,
+            http_client=http_client(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
         if not is_openai:
             # The SDK takes these from the environment; they are nobody else's business.

@@ -13,12 +13,11 @@ Script = Callable[[CompletionRequest, int], Completion | Awaitable[Completion]]
 """Answers a request, or raises a provider error; the number counts this very request, from 1."""
 
 _WORDS = (
-    "a the of and in to with from under over through against between because although while until ripple "
-    "harbour lantern meadow engine signal orchard compass thread pattern memory weather bridge garden "
-    "question answer method measure drift anchor rhythm surface depth margin border echo kernel lattice "
-    "slow bright quiet narrow patient curious familiar distant gentle uneven steady sudden moves keeps "
-    "finds returns opens gathers carries follows shapes holds"
-).split()
+    "ripple harbour lantern meadow engine signal orchard compass thread pattern memory weather bridge "
+    "garden question answer method measure drift anchor rhythm surface depth margin border echo kernel "
+    "lattice slow bright quiet narrow patient curious familiar distant gentle uneven steady sudden moves "
+    "keeps finds returns opens gathers carries follows shapes holds under over through against between"
+).split(" ")
 
 
 class ScriptedProvider:

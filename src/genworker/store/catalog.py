@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from genworker.core.catalog import LEVELS, Catalog, Combo, Concept, ModelEntry, TemplateEntry
+from genworker.core.generation import file_digest
 from genworker.core.ids import combo_id, id_fault
 from genworker.core.membership import Known, Membership, read_membership
 from genworker.core.parsers import get_parser
 from genworker.core.prompts import PromptTemplate
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, Fault, MembershipError, TemplateError, UsageError
-from genworker.paths import Paths
+from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.store.csvfile import CsvFault, open_csv
 
 MAX_TEMPLATE_BYTES = 4_000_000
@@ -105,7 +106,10 @@ def read_catalog(paths: Paths) -> tuple[Catalog, list[Fault]]:
         templates={stage: _read_templates(paths, stage, faults) for stage in STAGES},
         models=_read_models(paths, faults),
         concepts=concepts,
-        combos=_read_combos(paths.combo_mappings_csv, faults),
+        combos={
+            **_read_combos(paths.selected_combos_csv, faults),
+            **_read_combos(paths.combo_mappings_csv, faults),
+        },
         replicates=_read_replicates(paths, faults),
     )
     return catalog, faults
@@ -272,8 +276,6 @@ class TemplateFiles:
         """
         key = (stage, template_id)
         if key not in self._compiled:
-            from genworker.core.generation import file_digest
-
             content = self._read(stage, template_id)
             self._digests[key] = file_digest(content.encode())
             try:
@@ -300,7 +302,7 @@ class TemplateFiles:
                 stage,
                 template_id,
                 f"the {stage.value} template {template_id!r} has no file",
-                fix=f"write it, or point {'GEN_TEMPLATES_ROOT'} at the directory that has it",
+                fix=f"write it, or point {TEMPLATES_ROOT_VARIABLE} at the directory that has it",
             ) from None
         except UnicodeDecodeError as error:
             raise self._fault(stage, template_id, f"the template is not UTF-8: {error.reason}") from None

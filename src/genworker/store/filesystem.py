@@ -54,16 +54,19 @@ class StoreIndex:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._names = {stage: _list_names(paths.stage_dir(stage)) for stage in STAGES}
+        self._listed: dict[Stage, set[str]] = {}
         self._done: dict[Stage, set[str]] = {stage: set() for stage in STAGES}
 
-    def has_directory(self, stage: Stage, gen_id: str) -> bool:
-        """Whether there is a directory of that name, done or not."""
-        return gen_id in self._names[stage]
+    def names(self, stage: Stage) -> set[str]:
+        """Names of all generation directories of a stage, done or not."""
+        names = self._listed.get(stage)
+        if names is None:
+            names = self._listed[stage] = _list_names(self._paths.stage_dir(stage))
+        return names
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether ``metadata.json`` and a non-empty ``parsed.txt`` are there."""
-        if gen_id not in self._names[stage]:
+        if gen_id not in self.names(stage):
             return False
         done = self._done[stage]
         if gen_id in done:
@@ -75,7 +78,7 @@ class StoreIndex:
 
     def held(self, stage: Stage, gen_id: str) -> Held | None:
         """The failed answer that is kept there; ``None`` when there is no answer at all."""
-        if gen_id not in self._names[stage]:
+        if gen_id not in self.names(stage):
             return None
         try:
             generation = read_generation(self._paths.gens_root, stage, gen_id)
@@ -499,6 +502,12 @@ class Leftover:
     prompt_text: str | None
     raw_text: str
     directory: Path
+
+    def remove(self) -> None:
+        """Remove the staged directory, and its parent when that was the last."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()
 
 
 @dataclass(slots=True)

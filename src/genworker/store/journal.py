@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class RunJournal:
         self._file.close()
 
 
-def _add_time(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _add_time(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
 
 

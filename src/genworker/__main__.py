@@ -1,0 +1,5 @@
+"""``python -m genworker``."""
+
+from genworker.cli import main
+
+main()

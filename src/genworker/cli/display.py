@@ -1,0 +1,266 @@
+"""Shows a run while it lasts: a display that redraws itself, or a line now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from genworker.cli.app import use_colour
+from genworker.core.progress import Progress, StageProgress
+from genworker.core.stages import STAGES
+from genworker.core.visible import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from genworker.engine import RunInProgress
+
+REDRAW_S = 0.25
+LINE_EVERY_S = 30.0
+BAR = 28
+
+_SHOWN = {
+    "failed": ("stage", "gen_id", "kind", "error"),
+    "lane_stopped": ("lane", "error"),
+    "interrupted": ("signal", "deadline_s"),
+    "interrupted_again": ("signal",),
+    "store_refused": ("stage", "gen_id", "error", "pause_s"),
+    "taken_elsewhere": ("stage", "gen_id"),
+}
+"""Events that a person wants to see, and what of them."""
+_SHOWN_VERBOSE = {
+    **_SHOWN,
+    "retry": ("stage", "gen_id", "attempt", "kind", "error", "pause_s"),
+    "salvaged": ("stage", "gen_id", "what"),
+    "committed": ("stage", "gen_id", "failure", "reason"),
+}
+
+
+def _visible_values(_logger: Any, _method: str, event: Any) -> Any:
+    return {
+        key: visible(value, one_line=True, limit=300) if isinstance(value, str) else value
+        for key, value in event.items()
+        if value is not None
+    }
+
+
+class Display:
+    """Lines on stderr: one per failure, and one on the whole every half minute."""
+
+    def __init__(self, cohort_id: str, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._cohort_id = cohort_id
+        self._quiet = quiet
+        self._shown = _SHOWN_VERBOSE if verbose else _SHOWN
+        self._run: RunInProgress | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._log = structlog.wrap_logger(
+            structlog.WriteLogger(_Lines(self._write_line)),  # type: ignore[arg-type]
+            wrapper_class=structlog.BoundLogger,
+            processors=[
+                structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"),
+                _visible_values,
+                structlog.processors.LogfmtRenderer(key_order=["time", "event", "run"], bool_as_flag=False),
+            ],
+        )
+
+    def _write_line(self, line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def hear(self, event: str, facts: Mapping[str, Any]) -> None:
+        """A journal event."""
+        shown = self._shown.get(event)
+        if shown is None or (self._quiet and event != "lane_stopped"):
+            return
+        self._log.info(event, **{name: facts[name] for name in shown if facts.get(name) is not None})
+
+    def watch(self, run: RunInProgress) -> None:
+        """The run has begun; called from its event loop."""
+        self._run = run
+        if not self._quiet:
+            self._task = asyncio.get_running_loop().create_task(self._tick())
+
+    async def _tick(self) -> None:
+        assert self._run is not None
+        while True:
+            await asyncio.sleep(LINE_EVERY_S)
+            self._log.info("progress", run=self._cohort_id, **summary_facts(self._run))
+
+    def close(self) -> None:
+        """The run has ended; its event loop may be gone."""
+
+
+class LiveDisplay(Display):
+    """Draws the run's state in place, and lets lines scroll by above it."""
+
+    def __init__(self, cohort_id: str, *, verbose: bool = False) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        super().__init__(cohort_id, verbose=verbose)
+        self._console: Console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, no_color=not use_colour()
+        )
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._started = False
+
+    def _write_line(self, line: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(line))
+
+    def watch(self, run: RunInProgress) -> None:
+        """The run has begun; called from its event loop."""
+        self._live.start()
+        self._started = True
+        super().watch(run)
+
+    async def _tick(self) -> None:
+        while True:
+            self._live.update(self._draw(), refresh=True)
+            await asyncio.sleep(REDRAW_S)
+
+    def close(self) -> None:
+        """Take the display away; the summary follows."""
+        if self._started:
+            self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        from rich.text import Text
+
+        run = self._run
+        assert run is not None
+        text = Text(no_wrap=True, overflow="ellipsis")
+        text.append("genworker run", style="bold")
+        text.append(f"  {visible(self._cohort_id)}")
+        if run.progress.resumed:
+            text.append(f"   resumed: {run.progress.resumed} already in store", style="dim")
+        text.append("\n")
+        widest = max(len(str(stage.planned)) for stage in run.progress.stages.values())
+        for stage in STAGES:
+            progress = run.progress.stages[stage]
+            if progress.planned:
+                text.append(f"{stage.value:<12} ")
+                for glyphs, style in bar_parts(progress):
+                    text.append(glyphs, style=style)
+                text.append(f"  {progress.done:>{widest}}/{progress.planned:<{widest}}")
+                for count, word, style in trouble(progress):
+                    text.append(f"  {count} {word}", style=style)
+                text.append("\n")
+        for line in status_lines(run):
+            text.append(f"{line}\n")
+        ending = "Stopping: waiting for answers in flight. Ctrl-C again abandons them."
+        calm = "Ctrl-C stops cleanly: answers in flight are saved."
+        text.append(ending if run.scheduler.draining else calm, style="dim")
+        return text
+
+
+class _Lines:
+    """A file that hands whole lines on."""
+
+    def __init__(self, write_line: Any) -> None:
+        self._write_line = write_line
+
+    def write(self, text: str) -> None:
+        line = text.rstrip("\n")
+        if line:
+            self._write_line(line)
+
+    def flush(self) -> None:
+        pass
+
+
+def trouble(progress: StageProgress) -> list[tuple[int, str, str]]:
+    """(count, word, style) of what went wrong in a stage, in the one vocabulary."""
+    found = (
+        (progress.unparseable, "unparseable", "yellow"),
+        (progress.failed, "failed", "red"),
+        (progress.blocked, "blocked", "magenta"),
+        (progress.stopped, "stopped", "magenta"),
+    )
+    return [item for item in found if item[0]]
+
+
+def bar_parts(progress: StageProgress) -> list[tuple[str, str]]:
+    """A stage's bar as (glyphs, style): each kind of trouble has a glyph of its own, not only a colour."""
+    counts = (
+        (progress.done, "█", "green"),
+        (progress.unparseable, "▒", "yellow"),
+        (progress.failed, "×", "red"),
+        (progress.blocked + progress.stopped, "-", "magenta"),
+    )
+    parts = []
+    used = 0
+    for count, glyph, style in counts:
+        cells = min(BAR - used, (max(1, count * BAR // progress.planned)) if count else 0)
+        used += cells
+        parts.append((glyph * cells, style))
+    parts.append(("·" * (BAR - used), "dim"))
+    return parts
+
+
+def status_lines(run: RunInProgress) -> list[str]:
+    """What the endpoints are doing."""
+    now = run.clock()
+    rate = run.progress.rate_per_min(now, run.started_s)
+    parts = [f"{rate:.0f} answers/min", f"{run.scheduler.in_flight} in flight"]
+    for name, seconds in run.scheduler.paused_lanes(now)[:2]:
+        parts.append(f"{visible(name)} waits {seconds:.0f} s as its endpoint asked")
+    eta = eta_s(run.progress, rate)
+    if eta is not None:
+        parts.append(f"eta {duration(eta)}")
+    lines = ["rate  " + " · ".join(parts)]
+    tokens = run.progress
+    if tokens.input_tokens or tokens.output_tokens:
+        lines.append(f"used  {tokens.input_tokens:,} tokens in, {tokens.output_tokens:,} out")
+    lines.extend(
+        f"stop  {visible(name)}: {visible(why, limit=100)}" for name, why in run.scheduler.stopped_lanes()
+    )
+    return lines
+
+
+def eta_s(progress: Progress, rate_per_min: float) -> float | None:
+    """Seconds until every call is answered at the present rate; ``None`` before there is one."""
+    left = progress.to_call - progress.answers
+    return None if rate_per_min <= 0 or left <= 0 else 60.0 * left / rate_per_min
+
+
+def summary_facts(run: RunInProgress) -> dict[str, Any]:
+    """The whole state in one line's facts."""
+    progress = run.progress
+    now = run.clock()
+    rate = progress.rate_per_min(now, run.started_s)
+    eta = eta_s(progress, rate)
+    facts: dict[str, Any] = {
+        stage.value: f"{progress.stages[stage].done}/{progress.stages[stage].planned}"
+        for stage in STAGES
+        if progress.stages[stage].planned
+    }
+    facts["failed"] = sum(stage.failed for stage in progress.stages.values())
+    facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
+    facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
+    facts["in_flight"] = run.scheduler.in_flight
+    facts["rate"] = f"{rate:.0f}/min"
+    if eta is not None:
+        facts["eta"] = duration(eta)
+    return facts
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``12 s``, ``3 m 20 s``, ``2 h 5 m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} m"
+
+
+def wall_clock() -> float:
+    """Seconds of a clock that only goes forward."""
+    return time.monotonic()

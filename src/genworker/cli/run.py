@@ -1,0 +1,395 @@
+"""``run``, ``plan`` and ``retry``: making what is missing, and saying what that would be."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genworker.cli.app import (
+    CohortArgument,
+    ConfigOption,
+    DataRootOption,
+    JsonOption,
+    app,
+    command,
+    put,
+    put_json,
+    say,
+    use_live_display,
+)
+from genworker.cli.tables import table
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import ExitCode, Fault, UsageError
+
+if TYPE_CHECKING:
+    from genworker.core.generation import Failure
+    from genworker.core.plan import Plan
+    from genworker.engine import Project, Redo, RunOptions, RunResult
+
+StageOption = Annotated[
+    list[Stage] | None, typer.Option("--stage", help="Only this stage; may be given several times.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="GEN_ID", help="Only this generation and its missing ancestors."),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=0, metavar="N", help="At most N new answers, whole lineages first."),
+]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Lines instead of a display that redraws itself.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the summary.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retries and commits.")]
+
+
+@app.command("run")
+@command
+def run(
+    cohort: CohortArgument,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    stage: StageOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    json_: JsonOption = False,
+    plain: PlainOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Generate everything of COHORT that is missing.
+
+    Runs until it is done; stop it whenever you like and run it again: it goes on where it was. Answers
+    that are in the store but are no good (unparseable, cut off) stay as they are; see `retry`.
+
+    Exit codes: 0 all done, 1 finished with failures, 2 wrong input, 4 another worker has the cohort,
+    130 or 143 interrupted.
+    """
+    from genworker.engine import RunOptions, open_project
+
+    project = open_project(config, data_root)
+    options = RunOptions(frozenset(stage) if stage else None, frozenset(only) if only else None, limit=limit)
+    if dry_run:
+        return show_plan(project, cohort, options, as_json=json_)
+    return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
+
+
+@app.command("plan")
+@command
+def plan(
+    cohort: CohortArgument,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    stage: StageOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Say what `run` would do, and check everything that it needs. Makes no call and writes nothing."""
+    from genworker.engine import RunOptions, open_project
+
+    options = RunOptions(frozenset(stage) if stage else None, frozenset(only) if only else None, limit=limit)
+    return show_plan(open_project(config, data_root), cohort, options, as_json=json_)
+
+
+@app.command("retry")
+@command
+def retry(
+    cohort: CohortArgument,
+    unparseable: Annotated[
+        bool, typer.Option("--unparseable", help="Answers that no parser could read.")
+    ] = False,
+    truncated: Annotated[bool, typer.Option("--truncated", help="Answers that were cut off.")] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="All answers that are no good, whatever the reason.")
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="GEN_ID", help="This generation, good or not.")
+    ] = None,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+    plain: PlainOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Ask again for answers of COHORT that are no good. The old ones are paid for, and are kept aside.
+
+    A model that is asked with the same seed tends to answer the same: change its settings or the
+    template first where that is the reason.
+    """
+    from genworker.core.generation import FailureKind
+    from genworker.engine import RunOptions, open_membership, open_project
+
+    if not (unparseable or truncated or failed or only):
+        raise UsageError(
+            [Fault("nothing is chosen", fix="give --failed, --unparseable, --truncated or --only GEN_ID")]
+        )
+    project = open_project(config, data_root)
+    membership = open_membership(project, cohort, strict=True)
+    named = frozenset(only or ())
+
+    def redo(job: int, failure: Failure | None) -> bool:
+        if membership.rows[job].gen_id in named:
+            return True
+        if failure is None:
+            return False
+        return (
+            failed
+            or (unparseable and failure.kind is FailureKind.UNPARSEABLE)
+            or (truncated and failure.kind is FailureKind.TRUNCATED)
+        )
+
+    options = RunOptions(only=named or None, redo=redo)
+    return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
+
+
+# Planning
+
+
+def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
+    """Print the plan as a table or as JSON."""
+    from genworker.core.plan import RowState
+    from genworker.core.selection import select
+    from genworker.engine import CohortWork, check_jobs, find_combos, open_membership, plan_cohort
+    from genworker.store.catalog import TemplateFiles
+
+    membership = open_membership(project, cohort, strict=True)
+    planned = plan_cohort(project, membership, options.redo)
+    work = CohortWork(
+        project,
+        membership,
+        TemplateFiles(project.paths),
+        find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}),
+        "",
+        "",
+    )
+    selected = select(
+        planned, stages=options.stages, only=options.only, limit=options.limit, is_free=work.is_copy
+    )
+    jobs = [job for job, chosen in enumerate(selected) if chosen]
+    check_jobs(work, jobs)
+    calls: Counter[Stage] = Counter()
+    copies: Counter[Stage] = Counter()
+    for job in jobs:
+        (copies if work.is_copy(job) else calls)[membership.rows[job].stage] += 1
+    counts = planned.counts()
+    record: dict[str, Any] = {
+        "cohort": cohort,
+        "calls": sum(calls.values()),
+        "copies": sum(copies.values()),
+        "stages": {
+            stage.value: {
+                "planned": sum(counts[stage].values()),
+                "done": counts[stage][RowState.DONE],
+                "missing": counts[stage][RowState.MISSING],
+                "blocked": counts[stage][RowState.BLOCKED],
+                "calls": calls[stage],
+                "copies": copies[stage],
+                "failed": {kind.value: n for kind, n in planned.failed_kinds(stage).items()},
+            }
+            for stage in STAGES
+        },
+    }
+    if as_json:
+        put_json(record)
+        return 0
+    for line in plan_table(record):
+        put(line)
+    put()
+    put(_plan_sentence(record))
+    for line in blocked_lines(planned):
+        put(line)
+    return 0
+
+
+def plan_table(record: dict[str, Any]) -> list[str]:
+    """The plan's table from its JSON form."""
+    rows = []
+    for name, facts in record["stages"].items():
+        why = [f"{facts['missing']} missing"] if facts["missing"] else []
+        why += [f"{count} {kind}: see retry" for kind, count in facts["failed"].items()]
+        if facts["blocked"]:
+            why.append(f"{facts['blocked']} blocked")
+        to_do = str(facts["calls"]) + (f" + {facts['copies']} copies" if facts["copies"] else "")
+        rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-"])
+    return table(["stage", "plan", "in store", "to do", "why"], rows, right=(1, 2, 3))
+
+
+def _plan_sentence(record: dict[str, Any]) -> str:
+    if not record["calls"] and not record["copies"]:
+        return "Nothing to do. No calls made."
+    copies = f" and {record['copies']} free copies" if record["copies"] else ""
+    return f"A run would make {record['calls']} calls{copies}. No calls made."
+
+
+def blocked_lines(planned: Plan, limit: int = 10) -> list[str]:
+    """Why rows are blocked, grouped by the ancestor that blocks them."""
+    rows = planned.membership.rows
+    groups: dict[tuple[int, str], int] = {}
+    for index, ancestor in planned.blockers.items():
+        outside = f"{rows[index].stage.parent} {rows[index].parent_gen_id}" if ancestor < 0 else ""
+        key = (ancestor, outside)
+        groups[key] = groups.get(key, 0) + 1
+    lines = []
+    for (ancestor, outside), count in sorted(groups.items(), key=lambda item: -item[1])[:limit]:
+        if ancestor < 0:
+            lines.append(f"{count} blocked by {outside}: it is not usable in the store")
+        else:
+            failure = planned.failures.get(ancestor)
+            reason = failure.message if failure is not None else "failed"
+            lines.append(f"{count} blocked by {rows[ancestor].stage.value} {rows[ancestor].gen_id}: {reason}")
+    if len(groups) > limit:
+        lines.append(f"… and {len(groups) - limit} more ancestors that block others")
+    return lines
+
+
+# Running
+
+
+def run_and_show(
+    project: Project,
+    cohort: str,
+    options: RunOptions,
+    *,
+    as_json: bool,
+    plain: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Run, show it, and say how it ended."""
+    from genworker.cli.display import Display, LiveDisplay, duration, wall_clock
+    from genworker.engine import run_cohort
+
+    display: Display
+    if use_live_display(plain or quiet):
+        display = LiveDisplay(cohort, verbose=verbose)
+    else:
+        display = Display(cohort, quiet=quiet, verbose=verbose)
+    began = wall_clock()
+    try:
+        result = run_cohort(project, cohort, options, listeners=(display.hear,), watch=display.watch)
+    finally:
+        display.close()
+    if as_json:
+        put_json(result_record(cohort, result))
+    for line in summary_lines(cohort, result, duration(wall_clock() - began)):
+        say(line)
+    return int(result.exit_code)
+
+
+def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
+    """A run's outcome for machines."""
+    progress = result.progress
+    return {
+        "cohort": cohort,
+        "run_id": result.run_id,
+        "exit_code": int(result.exit_code),
+        "calls": progress.calls,
+        "answers": progress.answers,
+        "copies": progress.copies,
+        "retries": progress.retries,
+        "resumed": progress.resumed,
+        "salvaged": progress.salvaged,
+        "reparsed": progress.reparsed,
+        "input_tokens": progress.input_tokens,
+        "output_tokens": progress.output_tokens,
+        "journal": str(result.journal_path),
+        "stages": {
+            stage.value: {
+                "planned": counts.planned,
+                "done": counts.done,
+                "unparseable": counts.unparseable,
+                "failed": counts.failed,
+                "blocked": counts.blocked,
+                "stopped": counts.stopped,
+                "missing": counts.missing,
+            }
+            for stage, counts in progress.stages.items()
+        },
+        "lost": [{"gen_id": gen_id, "reason": reason} for gen_id, reason in result.outcome.lost],
+    }
+
+
+def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
+    """What a person wants to know at the end: how far it is, what went wrong, what to type next."""
+    progress = result.progress
+    rows = []
+    for stage, counts in progress.stages.items():
+        if counts.planned:
+            wrong = [
+                f"{number} {word}"
+                for number, word in (
+                    (counts.unparseable, "unparseable"),
+                    (counts.failed, "failed"),
+                    (counts.blocked, "blocked"),
+                    (counts.stopped, "stopped"),
+                    (counts.missing, "missing"),
+                )
+                if number
+            ]
+            rows.append([stage.value, f"{counts.done}/{counts.planned}", ", ".join(wrong)])
+    lines = ["", *table(["stage", "done", ""], rows, right=(1,)), ""]
+    if progress.calls == 0 and progress.copies == 0:
+        lines.append("No calls made: everything that can be made is in the store.")
+    else:
+        parts = [f"{progress.calls} calls", f"{progress.answers} answers"]
+        parts += [f"{progress.retries} retries"] if progress.retries else []
+        parts += [f"{progress.copies} copies"] if progress.copies else []
+        lines.append(f"{', '.join(parts)} in {took}. Journal: {result.journal_path}")
+    if progress.salvaged:
+        lines.append(
+            f"{progress.salvaged} answers of an interrupted run were on disk and have been put in place."
+        )
+    if progress.reparsed:
+        lines.append(f"{progress.reparsed} answers could be parsed now; no call was needed.")
+    for name, reason in result.scheduler.stopped_lanes():
+        lines.append(f"{name} was stopped: {reason}")
+    lines += _failure_lines(cohort, result)
+    for gen_id, reason in result.outcome.lost:
+        lines.append(f"NOT STORED {gen_id}: {reason}")
+    if result.membership_changed:
+        lines.append("The membership file has changed since this run read it; run again for the new rows.")
+    if result.signal is not None:
+        name = signal.Signals(result.signal).name
+        lines.append(
+            f"Stopped by {name}; every answer that arrived is saved. Go on with: genworker run {cohort}"
+        )
+    return lines
+
+
+def _failure_lines(cohort: str, result: RunResult) -> list[str]:
+    from genworker.core.scheduler import JobState
+
+    lines = []
+    rows = result.plan.membership.rows
+    reasons: dict[str, list[int]] = {}
+    for job, state in enumerate(result.scheduler.states):
+        if state == JobState.FAILED and job in result.scheduler.reasons:
+            reasons.setdefault(result.scheduler.reasons[job], []).append(job)
+    for reason, jobs in sorted(reasons.items(), key=lambda item: -len(item[1]))[:8]:
+        first = rows[jobs[0]]
+        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        lines.append(f"{first.stage.value} {first.gen_id}{more}: {reason}")
+    if len(reasons) > 8:
+        lines.append(f"… and {len(reasons) - 8} other reasons; the journal has them all")
+    blocked: dict[int, int] = {}
+    for ancestor in result.scheduler.blockers.values():
+        blocked[ancestor] = blocked.get(ancestor, 0) + 1
+    for ancestor, count in sorted(blocked.items(), key=lambda item: -item[1])[:5]:
+        lines.append(f"{count} blocked by {rows[ancestor].stage.value} {rows[ancestor].gen_id}")
+    lines += blocked_lines(result.plan, limit=5)
+    stages = result.progress.stages.values()
+    if any(stage.unparseable for stage in stages):
+        lines.append(f"Ask again for unparseable answers: genworker retry {cohort} --unparseable")
+    if any(stage.kinds.get(kind) for stage in stages for kind in stage.kinds if kind.value == "truncated"):
+        lines.append(f"Raise max_tokens, then ask again: genworker retry {cohort} --truncated")
+    if any(stage.errors for stage in stages):
+        lines.append(f"Calls that failed are made again by: genworker run {cohort}")
+    return lines
+
+
+__all__ = ["ExitCode", "Redo", "plan", "retry", "run"]

@@ -1,0 +1,111 @@
+"""``status``: how far a cohort is, and where the settings come from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.tables import table
+from genworker.core.stages import STAGES
+
+
+@app.command("status")
+@command
+def status(
+    cohort: Annotated[
+        str | None, typer.Argument(metavar="[COHORT]", help="The cohort's id; all without one.")
+    ] = None,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Also each setting and where it is from.")
+    ] = False,
+) -> int:
+    """Say how far COHORT is: done, failed, blocked and missing per stage. Reads only."""
+    from genworker.engine import open_project
+    from genworker.store.catalog import list_cohorts
+
+    project = open_project(config, data_root)
+    names = [cohort] if cohort is not None else list_cohorts(project.paths)
+    records = [cohort_record(project, name) for name in names]
+    if json_:
+        put_json(records[0] if cohort is not None else {"cohorts": records})
+        return 0
+    if not records:
+        say(f"There are no cohorts below {project.paths.cohorts_dir}.")
+    for record in records:
+        for line in status_lines(record):
+            put(line)
+        put()
+    if verbose:
+        for line in settings_lines(project):
+            put(line)
+    return 0
+
+
+def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
+    """Counts of one cohort, for people and machines."""
+    from genworker.core.plan import RowState
+    from genworker.engine import open_membership, plan_cohort
+
+    membership = open_membership(project, cohort, strict=False)
+    plan = plan_cohort(project, membership)
+    counts = plan.counts()
+    return {
+        "cohort": cohort,
+        "rows": len(membership),
+        "done": sum(counts[stage][RowState.DONE] for stage in STAGES),
+        "stages": {
+            stage.value: {
+                "planned": sum(counts[stage].values()),
+                "done": counts[stage][RowState.DONE],
+                "failed": {kind.value: number for kind, number in plan.failed_kinds(stage).items()},
+                "blocked": counts[stage][RowState.BLOCKED],
+                "missing": counts[stage][RowState.MISSING],
+            }
+            for stage in STAGES
+        },
+    }
+
+
+def status_lines(record: dict[str, Any]) -> list[str]:
+    """One cohort's table."""
+    rows = []
+    for name, facts in record["stages"].items():
+        failed = ", ".join(f"{number} {kind}" for kind, number in facts["failed"].items()) or "-"
+        rows.append(
+            [
+                name,
+                f"{facts['done']}/{facts['planned']}",
+                failed,
+                str(facts["blocked"]),
+                str(facts["missing"]),
+            ]
+        )
+    head = f"{record['cohort']}: {record['done']} of {record['rows']} done"
+    return [head, *table(["stage", "done", "failed", "blocked", "missing"], rows, right=(1, 3, 4))]
+
+
+def settings_lines(project: Any) -> list[str]:
+    """Each setting with its value and origin; keys are named, never shown."""
+    loaded = project.loaded
+    rows: list[list[str]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(
+                    f"{prefix}.{getattr(key, 'value', key)}" if prefix else str(getattr(key, "value", key)),
+                    inner,
+                )
+            return
+        origin = loaded.origins.get(prefix, "default")
+        if origin != "default" or "." not in prefix:
+            secret = prefix.rpartition(".")[0].endswith(".headers")
+            rows.append([prefix, "***" if secret else str(value), origin])
+
+    walk("", loaded.settings.model_dump())
+    return table(["setting", "value", "from"], rows)

@@ -1,0 +1,85 @@
+"""Which of the missing rows one run makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+from genworker.core.plan import Plan, RowState
+from genworker.core.stages import Stage
+
+
+def select(
+    plan: Plan,
+    *,
+    stages: Collection[Stage] | None = None,
+    only: Collection[str] | None = None,
+    limit: int | None = None,
+    is_free: Callable[[int], bool] = lambda index: False,
+) -> bytearray:
+    """Choose among the rows that are missing.
+
+    A row is chosen only when its text can be made: its parent is done or chosen as well.
+
+    Args:
+        stages: only these stages; ``None`` for all.
+        only: gen_ids; their missing ancestors are chosen along with them.
+        limit: at most so many calls, whole lineages first, in the membership's order.
+        is_free: whether a row costs no call (a copy); such rows do not count against `limit`.
+
+    Returns:
+        A byte per row, 1 for the chosen.
+    """
+    membership = plan.membership
+    chosen = bytearray(len(membership))
+    for index, row in enumerate(membership.rows):
+        if plan.states[index] == RowState.MISSING and (only is None or row.gen_id in only):
+            chosen[index] = 1
+    if only is not None:
+        for index in range(len(chosen)):
+            ancestor = membership.parents[index] if chosen[index] else -1
+            while ancestor >= 0 and plan.states[ancestor] == RowState.MISSING and not chosen[ancestor]:
+                chosen[ancestor] = 1
+                ancestor = membership.parents[ancestor]
+    if stages is not None:
+        for index, row in enumerate(membership.rows):
+            if row.stage not in stages:
+                chosen[index] = 0
+    _drop_orphans(plan, chosen)
+    if limit is not None:
+        _keep_first(plan, chosen, limit, is_free)
+    return chosen
+
+
+def _drop_orphans(plan: Plan, chosen: bytearray) -> None:
+    """Leave out rows whose parent will not be there. Two passes cover two generations in any order."""
+    parents, states = plan.membership.parents, plan.states
+    for _ in range(2):
+        for index in range(len(chosen)):
+            parent = parents[index]
+            if chosen[index] and parent >= 0 and states[parent] != RowState.DONE and not chosen[parent]:
+                chosen[index] = 0
+
+
+def _keep_first(plan: Plan, chosen: bytearray, limit: int, is_free: Callable[[int], bool]) -> None:
+    parents = plan.membership.parents
+    children: dict[int, list[int]] = {}
+    roots: list[int] = []
+    for index in range(len(chosen)):
+        if chosen[index]:
+            parent = parents[index]
+            if parent >= 0 and chosen[parent]:
+                children.setdefault(parent, []).append(index)
+            else:
+                roots.append(index)
+    kept = bytearray(len(chosen))
+    stack = list(reversed(roots))
+    left = limit
+    while stack:
+        index = stack.pop()
+        if not is_free(index):
+            if left <= 0:
+                continue
+            left -= 1
+        kept[index] = 1
+        stack.extend(reversed(children.get(index, ())))
+    chosen[:] = kept

@@ -1,0 +1,816 @@
+"""One process that runs one cohort: wires settings, catalogue, store, providers and runner together.
+
+The command line and notebooks call this; it prints nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from genworker.core.catalog import Catalog, Combo, guess_combos
+from genworker.core.completion import CompletionRequest
+from genworker.core.generation import Answer, Failure, FailureKind, file_digest, finish
+from genworker.core.ids import id_fault
+from genworker.core.membership import Known, Membership
+from genworker.core.plan import Plan, RowState, make_plan
+from genworker.core.progress import Progress
+from genworker.core.prompts import child_values, draft_values
+from genworker.core.scheduler import NO_LANE, JobState, LaneSpec, RetryPolicy, Scheduler
+from genworker.core.selection import select
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import (
+    CatalogError,
+    ConfigError,
+    ExitCode,
+    Fault,
+    FaultyInputError,
+    LockedError,
+    StoreError,
+    TemplateError,
+    UsageError,
+)
+from genworker.paths import Paths
+from genworker.ports import Provider
+from genworker.runner import Outcome, Runner
+from genworker.settings import LoadedSettings, load_settings
+from genworker.store.catalog import TemplateFiles, load_membership, read_catalog
+from genworker.store.filesystem import (
+    FilesystemStore,
+    Leftover,
+    StoreIndex,
+    make_directories,
+    sweep_staging,
+)
+from genworker.store.journal import Listener, RunJournal, read_journal
+from genworker.store.lock import FileLock, holder_facts
+from genworker.store.reading import read_generation
+
+TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
+"""Stands for a parent's text when a template is tried before anything is paid for."""
+
+
+class _Anything(frozenset[str]):
+    """Contains every string: read-only commands work on stores whose catalogue is gone."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A data root with its settings and its catalogue.
+
+    Attributes:
+        catalog_faults: what is wrong in the catalogue; refused by what runs, passed over by what reads.
+    """
+
+    loaded: LoadedSettings
+    paths: Paths
+    catalog: Catalog
+    catalog_faults: tuple[Fault, ...]
+
+    def known(self) -> Known:
+        """What membership rows may name."""
+        models = set(self.catalog.models) | {
+            name for name, model in self.loaded.settings.models.items() if model.model
+        }
+        return self._known(
+            {stage: frozenset(self.catalog.templates[stage]) for stage in STAGES},
+            {stage: self.catalog.copies(stage) for stage in STAGES},
+            models,
+        )
+
+    def anything(self) -> Known:
+        """As `known`, but every name is taken as it stands."""
+        every = dict.fromkeys(STAGES, _Anything())
+        return self._known(every, every, _Anything())
+
+    def _known(
+        self,
+        templates: Mapping[Stage, Collection[str]],
+        copies: Mapping[Stage, Collection[str]],
+        models: Collection[str],
+    ) -> Known:
+        return Known(
+            templates=templates,
+            copies=copies,
+            models=models,
+            template_files={stage: str(self.paths.templates_csv(stage)) for stage in STAGES},
+            models_file=str(self.paths.models_csv),
+        )
+
+
+def open_project(config: Path | None = None, data_root: Path | None = None) -> Project:
+    """Read settings and catalogue.
+
+    Raises:
+        ConfigError: the settings are wrong. Faults of the catalogue are only collected.
+    """
+    loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
+    paths = Paths.from_str(loaded.settings.data_root)
+    catalog, faults = read_catalog(paths)
+    return Project(loaded, paths, catalog, tuple(faults))
+
+
+def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Membership:
+    """Read a cohort.
+
+    Args:
+        strict: refuse names that the catalogue does not know, and a catalogue with faults.
+
+    Raises:
+        CatalogError, MembershipError, UsageError: every fault at once.
+    """
+    index = StoreIndex(project.paths)
+    if not strict:
+        return load_membership(project.paths, cohort_id, project.anything(), lambda stage, gen_id: True)
+    reason = id_fault(cohort_id)
+    if reason is None and project.catalog_faults:
+        raise CatalogError(project.catalog_faults, title="the catalogue is refused, nothing was sent")
+    return load_membership(
+        project.paths,
+        cohort_id,
+        project.known(),
+        lambda stage, gen_id: index.is_done(stage, gen_id) or index.held(stage, gen_id) is not None,
+    )
+
+
+Redo = Callable[[int, Failure | None], bool]
+
+
+def plan_cohort(project: Project, membership: Membership, redo: Redo | None = None) -> Plan:
+    """What is to be done, as the store stands now."""
+    index = StoreIndex(project.paths)
+    return make_plan(membership, index.is_done, index.held, redo)
+
+
+# What a job asks
+
+
+@dataclass(slots=True)
+class CohortWork:
+    """Prompts, requests and provenance of a cohort's rows."""
+
+    project: Project
+    membership: Membership
+    templates: TemplateFiles
+    combos: Mapping[str, Combo]
+    run_id: str
+    version: str
+    _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def endpoint_of(self, job: int) -> str:
+        """The endpoint that serves a row's model."""
+        endpoint = self.project.loaded.endpoint_of(self.membership.rows[job].llm_model_id or "")
+        assert endpoint is not None, "checked before the run"
+        return endpoint
+
+    def is_copy(self, job: int) -> bool:
+        """Whether a row's text is its parent's, and no model is asked."""
+        row = self.membership.rows[job]
+        entry = self.project.catalog.templates[row.stage].get(row.template_id)
+        return entry is not None and entry.generator == "copy"
+
+    def prompt(self, job: int, parent_text: str | None) -> str:
+        """See `genworker.ports.Work.prompt`."""
+        row = self.membership.rows[job]
+        template = self.templates.get(row.stage, row.template_id)
+        if row.stage is not Stage.DRAFT:
+            return template.render(child_values(row.stage, parent_text or ""))
+        # Replicates and models share a draft's prompt: it depends on combo and template alone.
+        key = (row.combo_id, row.template_id)
+        prompt = self._drafts.get(key)
+        if prompt is None:
+            if len(self._drafts) > 512:
+                self._drafts.clear()
+            concepts = self.project.catalog.draft_concepts(self.combos[row.combo_id])
+            prompt = self._drafts[key] = template.render(draft_values(concepts))
+        return prompt
+
+    def model_name(self, model_id: str) -> str:
+        """The name that the endpoint is asked for."""
+        configured = self.project.loaded.settings.models.get(model_id)
+        if configured is not None and configured.model:
+            return configured.model
+        return self.project.catalog.models[model_id].model
+
+    def request(self, job: int, prompt: str) -> CompletionRequest:
+        """See `genworker.ports.Work.request`."""
+        row = self.membership.rows[job]
+        model_id = row.llm_model_id or ""
+        endpoint = self.endpoint_of(job)
+        return CompletionRequest(
+            model=self.model_name(model_id),
+            prompt=prompt,
+            sampling=self.project.loaded.sampling(row.stage, model_id, endpoint, row.gen_id),
+            timeout_s=self.project.loaded.settings.endpoints[endpoint].timeout_s,
+        )
+
+    def facts(self, job: int) -> dict[str, Any]:
+        """See `genworker.ports.Work.facts`."""
+        row = self.membership.rows[job]
+        entry = self.project.catalog.templates[row.stage].get(row.template_id)
+        copy = self.is_copy(job)
+        return {
+            "task_id": self._task_id(job),
+            "template_id": row.template_id,
+            "model_id": row.llm_model_id or "",
+            "parent_gen_id": row.parent_gen_id or "",
+            "stage": row.stage.value,
+            "gen_id": row.gen_id,
+            "cohort_id": row.cohort_id,
+            "combo_id": row.combo_id,
+            "replicate": row.replicate,
+            "function": row.stage.function,
+            "mode": "copy" if copy else "llm",
+            "run_id": self.run_id,
+            "genworker_version": self.version,
+            "parser": (entry.parser if entry is not None else None) or "identity",
+            "template_sha256": None if copy else self.templates.digest(row.stage, row.template_id),
+        }
+
+    def _task_id(self, job: int) -> str:
+        row = self.membership.rows[job]
+        outside = row.stage is Stage.ESSAY and row.task_id is None and self.membership.parents[job] < 0
+        if not outside:
+            return self.membership.task_id(job)
+        try:
+            parent = read_generation(self.project.paths.gens_root, Stage.DRAFT, row.parent_gen_id or "")
+        except (StoreError, ValueError):
+            return self.membership.task_id(job)
+        return self.membership.task_id(job, str(parent.metadata.get("task_id") or "") or None)
+
+    def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
+        """See `genworker.ports.Work.call_facts`."""
+        endpoint = self.endpoint_of(job)
+        return {
+            "endpoint": endpoint,
+            "provider": self.project.loaded.settings.endpoints[endpoint].kind,
+            "model": request.model,
+            "sampling": request.sampling.to_json(),
+        }
+
+
+# Checks before anything is paid for
+
+
+def find_combos(catalog: Catalog, wanted: Iterable[str]) -> dict[str, Combo]:
+    """The combos of a cohort: registered ones, and those that can be found from their ids."""
+    combos = dict(catalog.combos)
+    unknown = {name for name in wanted if name not in combos}
+    if unknown:
+        combos.update(guess_combos(unknown, list(catalog.concepts.values())))
+    return combos
+
+
+def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
+    """Try everything that a call needs, without calling: templates, combos, endpoints, keys.
+
+    Raises:
+        FaultyInputError: every fault at once.
+    """
+    faults: list[Fault] = []
+    templates: dict[tuple[Stage, str], int] = {}
+    models: dict[str, int] = {}
+    combos: dict[str, int] = {}
+    for job in jobs:
+        row = work.membership.rows[job]
+        if work.is_copy(job):
+            continue
+        templates.setdefault((row.stage, row.template_id), job)
+        models.setdefault(row.llm_model_id or "", job)
+        if row.stage is Stage.DRAFT:
+            combos.setdefault(row.combo_id, job)
+    known_combos = _check_combos(work, combos, faults)
+    for (stage, template_id), job in templates.items():
+        if stage is Stage.DRAFT and work.membership.rows[job].combo_id not in known_combos:
+            continue
+        try:
+            work.prompt(job, TRIAL_TEXT)
+        except CatalogError as error:
+            faults.extend(error.faults)
+        except TemplateError as error:
+            path = work.project.paths.template_file(stage, template_id)
+            faults.append(Fault(str(error), where=str(path), line=error.line, fix="correct the template"))
+    _check_models(work, models, faults)
+    if faults:
+        raise FaultyInputError(faults, title="nothing was sent")
+
+
+def _check_combos(work: CohortWork, combos: Mapping[str, int], faults: list[Fault]) -> set[str]:
+    catalog, paths = work.project.catalog, work.project.paths
+    good: set[str] = set()
+    for combo_id in combos:
+        combo = work.combos.get(combo_id)
+        if combo is None:
+            faults.append(
+                Fault(
+                    f"combo {combo_id!r} is registered nowhere, and no set of the concepts has this id",
+                    where=str(paths.combo_mappings_csv),
+                    fix="add its rows: combo_id, version, concept_id, description_level, k_max, created_at",
+                )
+            )
+            continue
+        missing = [name for name in combo.concept_ids if name not in catalog.concepts]
+        if missing:
+            faults.append(
+                Fault(
+                    f"combo {combo_id!r} names concepts that are not registered: {', '.join(missing)}",
+                    where=str(paths.concepts_csv),
+                    fix="register them",
+                )
+            )
+            continue
+        good.add(combo_id)
+    return good
+
+
+def _check_models(work: CohortWork, models: Iterable[str], faults: list[Fault]) -> None:
+    loaded = work.project.loaded
+    used: set[str] = set()
+    for model_id in models:
+        endpoint = loaded.endpoint_of(model_id)
+        if endpoint is None:
+            faults.append(
+                Fault(
+                    f"no endpoint serves the model {model_id!r}",
+                    where=str(loaded.config or "config/genworker.toml"),
+                    fix=f'set default_endpoint, or add: [models."{model_id}"] endpoint = "…"',
+                )
+            )
+        else:
+            used.add(endpoint)
+    for endpoint in sorted(used):
+        try:
+            loaded.api_key(endpoint)
+        except ConfigError as error:
+            faults.extend(error.faults)
+
+
+# A run
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a user asks of one run.
+
+    Attributes:
+        redo: which rows that the store holds are made again; what they replace is kept aside.
+    """
+
+    stages: frozenset[Stage] | None = None
+    only: frozenset[str] | None = None
+    limit: int | None = None
+    redo: Redo | None = None
+
+
+@dataclass(slots=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        plan: as it stood when the run began.
+        signal: the signal that ended it early; ``None`` when it ended by itself.
+        membership_changed: whether the membership file has changed since the run read it.
+    """
+
+    run_id: str
+    progress: Progress
+    plan: Plan
+    scheduler: Scheduler
+    selected: bytearray
+    journal_path: Path
+    outcome: Outcome = field(default_factory=Outcome)
+    signal: int | None = None
+    membership_changed: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command line returns."""
+        if self.signal == signal.SIGINT:
+            return ExitCode.SIGINT
+        if self.signal == signal.SIGTERM:
+            return ExitCode.SIGTERM
+        if self.outcome.lost:
+            return ExitCode.FAILURES
+        bad = any(
+            stage.failed or stage.unparseable or stage.blocked or stage.stopped
+            for stage in self.progress.stages.values()
+        )
+        left = any(
+            self.selected[job] and state not in (JobState.DONE,)
+            for job, state in enumerate(self.scheduler.states)
+        )
+        return ExitCode.FAILURES if bad or left else ExitCode.OK
+
+
+Watch = Callable[["RunInProgress"], None]
+
+
+@dataclass(slots=True)
+class RunInProgress:
+    """A run while it lasts, for whoever draws it."""
+
+    run_id: str
+    cohort_id: str
+    progress: Progress
+    scheduler: Scheduler
+    runner: Runner
+    started_s: float
+    clock: Callable[[], float]
+
+
+def new_run_id() -> str:
+    """A name for a run: its start in UTC and four random bytes."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def run_cohort(
+    project: Project,
+    cohort_id: str,
+    options: RunOptions,
+    *,
+    listeners: tuple[Listener, ...] = (),
+    watch: Watch | None = None,
+) -> RunResult:
+    """Make what is missing of a cohort. Blocks until the run has ended; handles SIGINT and SIGTERM.
+
+    Args:
+        listeners: hear every event of the journal.
+        watch: called once when the run begins, from its event loop.
+
+    Raises:
+        FaultyInputError: an input is wrong; nothing was sent.
+        LockedError: another worker has the cohort.
+        StoreError: the data root cannot be used.
+    """
+    from genworker import __version__
+
+    membership = open_membership(project, cohort_id, strict=True)
+    _check_only(membership, options.only)
+    stamp = _file_stamp(project.paths.cohort_membership_csv(cohort_id))
+    run_id = new_run_id()
+    with _cohort_lock(project.paths, cohort_id, run_id):
+        engine = _Engine(project, membership, options, run_id, __version__, listeners, watch)
+        with asyncio.Runner(loop_factory=_loop_factory()) as loop_runner:
+            result = loop_runner.run(engine.run())
+    result.membership_changed = stamp != _file_stamp(project.paths.cohort_membership_csv(cohort_id))
+    return result
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
+
+
+def _file_stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _check_only(membership: Membership, only: Collection[str] | None) -> None:
+    if only is None:
+        return
+    unknown = sorted(set(only) - {row.gen_id for row in membership.rows})
+    if unknown:
+        raise UsageError(
+            [
+                Fault(f"cohort {membership.cohort_id} has no generation {name!r}", fix="correct --only")
+                for name in unknown
+            ]
+        )
+
+
+class _cohort_lock:
+    """The one worker of a cohort."""
+
+    def __init__(self, paths: Paths, cohort_id: str, run_id: str) -> None:
+        self._cohort_id = cohort_id
+        self._run_id = run_id
+        self._path = paths.cohort_lock_path(cohort_id)
+        self._lock = FileLock(self._path)
+
+    def __enter__(self) -> None:
+        try:
+            make_directories(self._path.parent)
+        except OSError as error:
+            place = str(error.filename or self._path)
+            raise StoreError(
+                f"the data root cannot be written: {place}: {error.strerror}", path=place, errno=error.errno
+            ) from error
+        if self._lock.acquire(holder_facts(self._run_id)):
+            return
+        holder = self._lock.holder()
+        who = ", ".join(
+            f"{name} {holder[name]}" for name in ("pid", "host", "user", "since") if name in holder
+        )
+        raise LockedError(
+            f"another worker is running cohort {self._cohort_id} ({who or 'it does not say which'})\n"
+            f"  where: {self._path}\n"
+            f"  fix:   wait for it, or stop it: kill -INT {holder.get('pid', 'PID')}; its lock dies with it"
+        )
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+
+class _Engine:
+    def __init__(
+        self,
+        project: Project,
+        membership: Membership,
+        options: RunOptions,
+        run_id: str,
+        version: str,
+        listeners: tuple[Listener, ...],
+        watch: Watch | None,
+    ) -> None:
+        self.project = project
+        self.membership = membership
+        self.options = options
+        self.run_id = run_id
+        self.listeners = listeners
+        self.watch = watch
+        self.progress = Progress()
+        self.signal: int | None = None
+        self.work = CohortWork(
+            project,
+            membership,
+            TemplateFiles(project.paths),
+            find_combos(
+                project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}
+            ),
+            run_id,
+            version,
+        )
+
+    async def run(self) -> RunResult:
+        project, settings = self.project, self.project.loaded.settings
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(
+                FilesystemStore(project.paths, self.run_id, group_permissions=settings.group_permissions)
+            )
+            journal = RunJournal(project.paths, self.run_id, self.listeners)
+            stack.callback(journal.close)
+            journal.record(
+                "run_started",
+                run_id=self.run_id,
+                cohort=self.membership.cohort_id,
+                version=self.work.version,
+                rows=len(self.membership),
+                pid=os.getpid(),
+                command=sys.argv[1:],
+            )
+            await self._salvage(store, journal)
+            plan = await self._plan(store, journal)
+            selected = select(
+                plan,
+                stages=self.options.stages,
+                only=self.options.only,
+                limit=self.options.limit,
+                is_free=self.work.is_copy,
+            )
+            jobs = [job for job, chosen in enumerate(selected) if chosen]
+            check_jobs(self.work, jobs)
+            scheduler, lanes, providers = self._schedule(selected, jobs)
+            for provider in dict.fromkeys(providers):
+                stack.push_async_callback(provider.aclose)
+                await provider.open()
+            self._count(plan, jobs)
+            runner = Runner(
+                scheduler=scheduler,
+                membership=self.membership,
+                lanes=lanes,
+                providers=providers,
+                store=store,
+                work=self.work,
+                journal=journal,
+                progress=self.progress,
+                replace=self._replaced(jobs),
+            )
+            outcome = await self._supervise(runner, scheduler, journal)
+            result = RunResult(
+                self.run_id,
+                self.progress,
+                plan,
+                scheduler,
+                selected,
+                journal.path,
+                outcome=outcome,
+                signal=self.signal,
+            )
+            journal.record("run_ended", exit_code=int(result.exit_code), calls=self.progress.calls)
+            return result
+
+    # Before the calls
+
+    async def _salvage(self, store: FilesystemStore, journal: RunJournal) -> None:
+        """Bring in what dead runs had on disk: paid for, and not to be bought again."""
+        sweep = await asyncio.to_thread(sweep_staging, self.project.paths)
+        try:
+            for leftover in sweep.leftovers:
+                if await self._commit_leftover(store, leftover):
+                    sweep.committed.append((leftover.stage, leftover.gen_id))
+                else:
+                    sweep.dropped.append((leftover.stage, leftover.gen_id))
+        finally:
+            sweep.release()
+        self.progress.salvaged = len(sweep.committed)
+        for name in ("committed", "kept_aside", "dropped"):
+            for stage, gen_id in getattr(sweep, name):
+                journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
+
+    async def _commit_leftover(self, store: FilesystemStore, leftover: Leftover) -> bool:
+        digest = file_digest(leftover.raw_text.encode())
+        facts: Mapping[str, Any] | None = None
+        for record in read_journal(self.project.paths.journal_path(leftover.run_id)):
+            if (
+                record.get("event") == "answered"
+                and record.get("gen_id") == leftover.gen_id
+                and record.get("raw_sha256") == digest
+                and isinstance(record.get("facts"), dict)
+            ):
+                facts = record["facts"]
+        if facts is not None:
+            answer = Answer(
+                leftover.stage, leftover.gen_id, leftover.prompt_text or "", leftover.raw_text, facts
+            )
+            await store.commit(answer)
+        leftover.remove()
+        return facts is not None
+
+    async def _plan(self, store: FilesystemStore, journal: RunJournal) -> Plan:
+        """The plan, after answers that no parser could read have been given to the present parsers."""
+        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo)
+        for job, failure in list(plan.failures.items()):
+            if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(store, job):
+                row = self.membership.rows[job]
+                self.progress.reparsed += 1
+                journal.record("reparsed", stage=row.stage.value, gen_id=row.gen_id)
+        if self.progress.reparsed:
+            plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo)
+        return plan
+
+    async def _reparse(self, store: FilesystemStore, job: int) -> bool:
+        row = self.membership.rows[job]
+        try:
+            held = read_generation(self.project.paths.gens_root, row.stage, row.gen_id)
+        except StoreError:
+            return False
+        kept = {
+            key: value for key, value in held.metadata.items() if key not in ("truncated", "failure", "files")
+        }
+        facts = {**self.work.facts(job), **kept, "parser": self.work.facts(job)["parser"]}
+        answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
+        if finish(answer).parsed_text is None:
+            return False
+        await store.commit(answer, replace=True)
+        return True
+
+    def _replaced(self, jobs: Sequence[int]) -> frozenset[int]:
+        """Jobs whose generation stands in the store already and is made again."""
+        if self.options.redo is None:
+            return frozenset()
+        index = StoreIndex(self.project.paths)
+        rows = self.membership.rows
+        return frozenset(job for job in jobs if rows[job].gen_id in index.names(rows[job].stage))
+
+    def _schedule(
+        self, selected: bytearray, jobs: Sequence[int]
+    ) -> tuple[Scheduler, array[int], list[Provider]]:
+        """Lanes, their providers and the scheduler."""
+        settings = self.project.loaded.settings
+        rows = self.membership.rows
+        lanes = array("h", [NO_LANE]) * len(rows)
+        numbers: dict[str, int] = {}
+        endpoints: dict[str, int] = {}
+        specs: list[LaneSpec] = []
+        for job in jobs:
+            if self.work.is_copy(job):
+                continue
+            model_id = rows[job].llm_model_id or ""
+            lane = numbers.get(model_id)
+            if lane is None:
+                endpoint = self.work.endpoint_of(job)
+                number = endpoints.setdefault(endpoint, len(endpoints))
+                lane = numbers[model_id] = len(specs)
+                specs.append(LaneSpec(number, f"{endpoint}/{model_id}"))
+            lanes[job] = lane
+        by_endpoint = [make_provider(self.project.loaded, name) for name in endpoints]
+        scheduler = Scheduler(
+            stages=bytes(row.stage.order for row in rows),
+            parents=self.membership.parents,
+            lanes=lanes,
+            selected=selected,
+            lane_specs=specs,
+            endpoint_limits=[settings.endpoints[name].max_concurrency for name in endpoints],
+            max_concurrency=settings.max_concurrency,
+            retry=RetryPolicy(
+                transport=settings.retries.transport,
+                rate_limit=settings.retries.rate_limit,
+                base_s=settings.retries.base_s,
+                cap_s=settings.retries.cap_s,
+            ),
+        )
+        return scheduler, lanes, [by_endpoint[spec.endpoint] for spec in specs]
+
+    def _count(self, plan: Plan, jobs: Sequence[int]) -> None:
+        progress = self.progress
+        for stage, counts in plan.counts().items():
+            counted = progress.stages[stage]
+            counted.planned = sum(counts.values())
+            counted.done = counts[RowState.DONE]
+            counted.blocked = counts[RowState.BLOCKED]
+            counted.kinds = dict(plan.failed_kinds(stage))
+            progress.resumed += counted.done
+        progress.to_call = sum(1 for job in jobs if not self.work.is_copy(job))
+
+    # While it runs
+
+    async def _supervise(self, runner: Runner, scheduler: Scheduler, journal: RunJournal) -> Outcome:
+        loop = asyncio.get_running_loop()
+        timeout_s = self.project.loaded.settings.drain_timeout_s
+
+        def interrupt(number: int) -> None:
+            if self.signal is None:
+                self.signal = number
+                journal.record("interrupted", signal=signal.Signals(number).name, deadline_s=timeout_s)
+                runner.drain(timeout_s)
+            else:
+                journal.record("interrupted_again", signal=signal.Signals(number).name)
+                runner.abandon_calls()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, interrupt, number)
+        try:
+            if self.watch is not None:
+                self.watch(
+                    RunInProgress(
+                        self.run_id,
+                        self.membership.cohort_id,
+                        self.progress,
+                        scheduler,
+                        runner,
+                        loop.time(),
+                        loop.time,
+                    )
+                )
+            return await runner.run()
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def make_provider(loaded: LoadedSettings, name: str) -> Provider:
+    """The provider of an endpoint's section.
+
+    Raises:
+        ConfigError: its key is not set, or the embedded model is not installed.
+    """
+    endpoint = loaded.settings.endpoints[name]
+    if endpoint.kind == "openai":
+        from genworker.providers.openai import OpenAIProvider
+
+        assert endpoint.base_url is not None, "checked with the settings"
+        return OpenAIProvider(
+            endpoint.base_url,
+            loaded.api_key(name),
+            headers=endpoint.headers,
+            max_tokens_field=endpoint.max_tokens_field,
+            use_env_proxy=endpoint.use_env_proxy,
+        )
+    if endpoint.kind == "anthropic":
+        from genworker.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(
+            endpoint.base_url,
+            loaded.api_key(name),
+            headers=endpoint.headers,
+            use_env_proxy=endpoint.use_env_proxy,
+        )
+    if endpoint.kind == "local":
+        from genworker.providers.local import LocalProvider
+
+        return LocalProvider(
+            endpoint.model_path, slots=endpoint.max_concurrency, context_tokens=endpoint.context_tokens
+        )
+    from genworker.providers.scripted import ScriptedProvider
+
+    return ScriptedProvider(latency_s=endpoint.latency_s)
