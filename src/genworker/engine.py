@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.completion import CompletionRequest
-from genworker.core.generation import Answer, Failure, FailureKind, file_digest, finish
+from genworker.core.generation import Answer, Failure, FailureKind, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership
 from genworker.core.plan import Plan, RowState, make_plan
@@ -44,27 +44,24 @@ from genworker.paths import Paths
 from genworker.ports import Provider
 from genworker.runner import Outcome, Runner
 from genworker.settings import LoadedSettings, load_settings
-from genworker.store.catalog import TemplateFiles, load_membership, read_catalog
+from genworker.store.catalog import (
+    TemplateFiles,
+    load_membership,
+    load_membership_as_it_stands,
+    read_catalog,
+)
 from genworker.store.filesystem import (
     FilesystemStore,
-    Leftover,
     StoreIndex,
     make_directories,
     sweep_staging,
 )
-from genworker.store.journal import Listener, RunJournal, read_journal
+from genworker.store.journal import Listener, RunJournal
 from genworker.store.lock import FileLock, holder_facts
 from genworker.store.reading import read_generation
 
 TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
 """Stands for a parent's text when a template is tried before anything is paid for."""
-
-
-class _Anything(frozenset[str]):
-    """Contains every string: read-only commands work on stores whose catalogue is gone."""
-
-    def __contains__(self, item: object) -> bool:
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +82,9 @@ class Project:
         models = set(self.catalog.models) | {
             name for name, model in self.loaded.settings.models.items() if model.model
         }
-        return self._known(
-            {stage: frozenset(self.catalog.templates[stage]) for stage in STAGES},
-            {stage: self.catalog.copies(stage) for stage in STAGES},
-            models,
-        )
-
-    def anything(self) -> Known:
-        """As `known`, but every name is taken as it stands."""
-        every = dict.fromkeys(STAGES, _Anything())
-        return self._known(every, every, _Anything())
-
-    def _known(
-        self,
-        templates: Mapping[Stage, Collection[str]],
-        copies: Mapping[Stage, Collection[str]],
-        models: Collection[str],
-    ) -> Known:
         return Known(
-            templates=templates,
-            copies=copies,
+            templates={stage: frozenset(self.catalog.templates[stage]) for stage in STAGES},
+            copies={stage: self.catalog.copies(stage) for stage in STAGES},
             models=models,
             template_files={stage: str(self.paths.templates_csv(stage)) for stage in STAGES},
             models_file=str(self.paths.models_csv),
@@ -134,7 +114,7 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
     """
     index = StoreIndex(project.paths)
     if not strict:
-        return load_membership(project.paths, cohort_id, project.anything(), lambda stage, gen_id: True)
+        return load_membership_as_it_stands(project.paths, cohort_id)
     reason = id_fault(cohort_id)
     if reason is None and project.catalog_faults:
         raise CatalogError(project.catalog_faults, title="the catalogue is refused, nothing was sent")
@@ -625,36 +605,17 @@ class _Engine:
         """Bring in what dead runs had on disk: paid for, and not to be bought again."""
         sweep = await asyncio.to_thread(sweep_staging, self.project.paths)
         try:
-            for leftover in sweep.leftovers:
-                if await self._commit_leftover(store, leftover):
-                    sweep.committed.append((leftover.stage, leftover.gen_id))
-                else:
-                    sweep.dropped.append((leftover.stage, leftover.gen_id))
-        finally:
+            for answer, replace in sweep.answers:
+                await store.commit(answer, replace=replace)
+                sweep.committed.append((answer.stage, answer.gen_id))
+        except BaseException:
             sweep.release()
+            raise
+        await asyncio.to_thread(sweep.finish, self.project.paths)
         self.progress.salvaged = len(sweep.committed)
         for name in ("committed", "kept_aside", "dropped"):
             for stage, gen_id in getattr(sweep, name):
                 journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
-
-    async def _commit_leftover(self, store: FilesystemStore, leftover: Leftover) -> bool:
-        digest = file_digest(leftover.raw_text.encode())
-        facts: Mapping[str, Any] | None = None
-        for record in read_journal(self.project.paths.journal_path(leftover.run_id)):
-            if (
-                record.get("event") == "answered"
-                and record.get("gen_id") == leftover.gen_id
-                and record.get("raw_sha256") == digest
-                and isinstance(record.get("facts"), dict)
-            ):
-                facts = record["facts"]
-        if facts is not None:
-            answer = Answer(
-                leftover.stage, leftover.gen_id, leftover.prompt_text or "", leftover.raw_text, facts
-            )
-            await store.commit(answer)
-        leftover.remove()
-        return facts is not None
 
     async def _plan(self, store: FilesystemStore, journal: RunJournal) -> Plan:
         """The plan, after answers that no parser could read have been given to the present parsers."""

@@ -174,6 +174,10 @@ class Paths:
         """One run's journal, a JSON object per line."""
         return self.runs_dir / f"{run_id}.jsonl"
 
+    def answers_path(self, run_id: str, segment: int) -> Path:
+        """Answers of a living run that may not be committed yet; read again when the run died."""
+        return self.runs_dir / f"{run_id}.answers-{segment}"
+
     def run_lock_path(self, run_id: str) -> Path:
         """Locked for as long as the run lives; its staging is stale when the lock can be taken."""
         return self.runs_dir / f"{run_id}.lock"

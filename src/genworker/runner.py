@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from genworker.core.completion import Completion, CompletionRequest
-from genworker.core.generation import MALFORMED_REASON, Answer, Generation, file_digest
+from genworker.core.generation import MALFORMED_REASON, Answer, Generation
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress
 from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
@@ -296,26 +296,26 @@ class Runner:
             "latency_s": round(completion.latency_s, 4),
         }
         answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts)
-        self._record_answer(answer, attempt)
-        self._pump()
+        self._journal.record(
+            "answered",
+            stage=row.stage.value,
+            gen_id=row.gen_id,
+            attempt=attempt,
+            endpoint=facts.get("endpoint"),
+            model=request.model,
+            finish_reason=facts["finish_reason"],
+            usage=facts["usage"],
+            request_id=completion.request_id,
+            latency_s=facts["latency_s"],
+        )
+        # The slot is free, but first `commit` logs the answer: until then only memory has it.
+        asyncio.get_running_loop().call_soon(self._pump)
         await self._commit(job, answer)
 
     def _count(self, completion: Completion) -> None:
         self._progress.answered(self._clock())
         self._progress.input_tokens += completion.usage.input_tokens or 0
         self._progress.output_tokens += completion.usage.output_tokens or 0
-
-    def _record_answer(self, answer: Answer, attempt: int) -> None:
-        # With this line and the staged raw text, a run that dies before the metadata are there loses nothing.
-        self._journal.record(
-            "answered",
-            stage=answer.stage.value,
-            gen_id=answer.gen_id,
-            attempt=attempt,
-            raw_sha256=file_digest(answer.raw_text.encode()),
-            prompt_sha256=file_digest(answer.prompt_text.encode("utf-8", "replace")),
-            facts=answer.facts,
-        )
 
     async def _refused(
         self,

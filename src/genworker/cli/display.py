@@ -64,7 +64,9 @@ class Display:
             processors=[
                 structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False, key="time"),
                 _visible_values,
-                structlog.processors.LogfmtRenderer(key_order=["time", "event", "run"], bool_as_flag=False),
+                structlog.processors.LogfmtRenderer(
+                    key_order=["time", "event", "run"], drop_missing=True, bool_as_flag=False
+                ),
             ],
         )
 

@@ -126,7 +126,7 @@ _STRUCK_OUT = re.compile(r"~~[^~]*~~")
 _MARK = r"""[*`"“”'‘’\\\[\]\u200b-\u200d\u2060\ufeff]"""
 _MARK_BETWEEN_DIGITS = re.compile(rf"(?<=[0-9]){_MARK}+(?=[0-9])")
 _MARKS = re.compile(rf"{_MARK}+|(?<![^\W_])_+|_+(?![^\W_])")
-_LINE_MARKS = re.compile(r"^[\s>#]*(?:[-+•]\s+)?")
+_LINE_MARKS = re.compile(r"^(?:[-=\s]+$|[\s>#]*(?:[-+•]\s+)?)")
 
 # The word, not a part of another ("sub-score", "z-score", "scores"). `note` is "(0–10)" and the like.
 # Behind a `sep` stands the score; behind "is", a dash, a table's bar or nothing may as well stand prose.
@@ -143,7 +143,7 @@ _SCORE = re.compile(
     r"(?:[-+–−×x*/÷=().0-9\s]{1,80}=\s*)?"
     rf"(?P<sign>[-–−])?\+?\s*(?P<number>{_NUMBER})"
     rf"(?:(?:\s*(?:points?|pts))?\s*\(?(?:/|⁄|(?:out\s+)?of)\s*(?P<of>{_NUMBER}))?"
-    r"(?!\w|…|\s*%|\.\d|\s*(?:[-–−+×x*/⁄÷=:,;|&]|and|or|to|of)?\s*[\d¼-¾⅐-⅞])",
+    r"(?!\w|…|\s*[%/⁄]|\.\d|\s*(?:[-–−+×x*÷=:,;|&]|and|or|to|of)?\s*[\d¼-¾⅐-⅞])",
     re.IGNORECASE,
 )
 _NO_NUMBER = re.compile(r"[-+]?(?:nan|inf|infinity)\W*", re.IGNORECASE)
@@ -195,6 +195,8 @@ def _scores_in(line: str, below: str = "") -> Iterator[_Found]:
             place, is_certain = below, False
         notes = set(re.findall("[0-9]+", label["note"] or ""))
         score = _SCORE.match(place)
+        if score and not place[score.end() : score.end() + 1].isprintable():
+            score = None  # "1", an invisible character, "0"
         is_alone = score is not None and _NOTHING_ELSE.fullmatch(place, score.end()) is not None
         if score and (score["of"] or (notes <= _PLAIN_NOTES and (is_certain or is_alone))):
             number = Decimal(score["number"]).copy_sign(-1 if score["sign"] else 1)
@@ -292,11 +294,14 @@ def _regex_parser(pattern: str) -> Parser:
 
     def parse(text: str) -> str:
         _require_text(text)
-        for line in reversed(_tail(text, _TAIL_LINES, _REGEX_LINE_CHARS)):
-            for last in deque(compiled.finditer(_LONG_RUN.sub("…", line)), maxlen=1):
-                shown = (last[1] if compiled.groups else last[0]) or ""
-                number = Decimal(shown) if re.fullmatch(f"[-+]?{_NUMBER}", shown) else None
-                return _score_text(number, shown)
+        group = 1 if compiled.groups else 0
+        for long_line in reversed(_tail(text, _TAIL_LINES, _REGEX_LINE_CHARS)):
+            line = _LONG_RUN.sub("…", long_line)
+            for last in deque(compiled.finditer(line), maxlen=1):
+                shown = last[group] or ""
+                is_cut = "…" in line[max(last.start(group) - 1, 0) : last.end(group) + 2]
+                is_number = re.fullmatch(f"[-+]?{_NUMBER}", shown) is not None
+                return _score_text(Decimal(shown) if is_number and not is_cut else None, shown)
         raise ParseFailedError(f"nothing in the last {_TAIL_LINES} lines matches {_excerpt(pattern)}")
 
     return parse

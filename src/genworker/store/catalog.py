@@ -327,6 +327,31 @@ def list_cohorts(paths: Paths) -> list[str]:
         return []
 
 
+class _Anything(frozenset[str]):
+    """Contains every string."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+_EVERY_NAME = Known(
+    templates=dict.fromkeys(STAGES, _Anything()),
+    copies=dict.fromkeys(STAGES, _Anything()),
+    models=_Anything(),
+    template_files={},
+    models_file="",
+)
+
+
+def load_membership_as_it_stands(paths: Paths, cohort_id: str) -> Membership:
+    """Read a cohort for commands that only look: every name is taken, also where the catalogue is gone.
+
+    Raises:
+        UsageError, MembershipError: as `load_membership`.
+    """
+    return load_membership(paths, cohort_id, _EVERY_NAME, lambda stage, gen_id: True)
+
+
 def load_membership(
     paths: Paths,
     cohort_id: str,

@@ -1,7 +1,8 @@
 """The store: commits each generation as one directory by one rename, and says what is there.
 
-A commit survives a power cut once it is reported: files are written into a staging directory on the same
-filesystem, synced, renamed to a name that must be free, and the stage directory is synced. Commits are
+An answer is logged the moment it arrives (see `genworker.store.answers`), so that a killed process does not
+lose it. A commit survives a power cut once it is reported: files are written into a staging directory on the
+same filesystem, synced, renamed to a name that must be free, and the stage directory is synced. Commits are
 grouped by whatever has arrived, so that one sync serves many. Nothing here knows of scheduling.
 """
 
@@ -34,6 +35,7 @@ from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
 from genworker.store._kernel import rename_exchange, rename_no_replace, sync_filesystem
+from genworker.store.answers import AnswerLog, logged_runs, read_answers, remove_answer_log
 from genworker.store.lock import Claims, FileLock, holder_facts
 from genworker.store.reading import read_directory, read_generation
 
@@ -166,6 +168,7 @@ class FilesystemStore:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._can_sync_filesystem = True
         self._claims: Claims | None = None
+        self._log: AnswerLog | None = None
 
     # Opening and closing
 
@@ -192,6 +195,7 @@ class FilesystemStore:
             if not self._run_lock.acquire(holder_facts(self.run_id)):
                 raise StoreError(f"run {self.run_id} exists already", path=str(self._run_lock.path))
             self._claims = Claims(paths.claims_path)
+            self._log = AnswerLog(paths, self.run_id)
             for stage in STAGES:
                 stage_dir = paths.stage_dir(stage)
                 make_directories(stage_dir, self._dir_mode)
@@ -227,6 +231,9 @@ class FilesystemStore:
             self._claims.close()
             self._claims = None
         leftovers = any(Path(self._staging(stage)).exists() for stage in STAGES)
+        if self._log is not None:
+            leftovers = not self._log.close() or leftovers
+            self._log = None
         self._run_lock.release(remove=not leftovers)
 
     def _staging(self, stage: Stage) -> str:
@@ -273,9 +280,15 @@ class FilesystemStore:
         The thread finishes what was queued, also when the caller is cancelled; `__aexit__` waits for it.
         """
         assert self._loop is not None, "the store is not open"
+        assert self._log is not None, "the store is not open"
+        segment = self._log.append(answer, replace=replace)
         future: asyncio.Future[Generation] = self._loop.create_future()
         self._queue.put(_Commit(answer, replace, future))
-        return await future
+        try:
+            return await future
+        finally:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._log.settled(segment)
 
     def _commit_groups(self) -> None:
         """The committer's thread: stage what has arrived, sync once, rename each, sync the directories."""
@@ -328,7 +341,6 @@ class FilesystemStore:
             shutil.rmtree(directory)
         os.mkdir(directory, self._dir_mode)  # noqa: PTH102
         item.staged = directory
-        # The raw text first: whatever parsing does to this process, the answer is on disk.
         self._write(f"{directory}/{RAW_FILE}", answer.raw_text.encode("utf-8", "replace"))
         self._write(f"{directory}/{PROMPT_FILE}", answer.prompt_text.encode("utf-8", "replace"))
         generation = item.generation = finish(answer)
@@ -488,81 +500,80 @@ def sync_directory_tree(directory: str) -> None:
 # Salvage
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """A staged answer of a run that died, whose raw text is on disk and whose metadata is not.
-
-    Attributes:
-        directory: where it lies; to be removed once the answer is committed.
-    """
-
-    stage: Stage
-    gen_id: str
-    run_id: str
-    prompt_text: str | None
-    raw_text: str
-    directory: Path
-
-    def remove(self) -> None:
-        """Remove the staged directory, and its parent when that was the last."""
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.directory.parent.rmdir()
-
-
 @dataclass(slots=True)
 class Sweep:
-    """What a sweep found and did."""
+    """What a sweep found and did.
+
+    Attributes:
+        answers: logged answers of dead runs that are in no place yet, with whether they were to replace
+            what is there; to be committed before `finish`.
+    """
 
     committed: list[tuple[Stage, str]] = field(default_factory=list)
     kept_aside: list[tuple[Stage, str]] = field(default_factory=list)
     dropped: list[tuple[Stage, str]] = field(default_factory=list)
-    leftovers: list[Leftover] = field(default_factory=list)
-    locks: list[FileLock] = field(default_factory=list)
+    answers: list[tuple[Answer, bool]] = field(default_factory=list)
+    dead: dict[str, FileLock] = field(default_factory=dict)
 
     def release(self) -> None:
-        """Remove what is empty by now and give the dead runs' locks back."""
-        for lock in self.locks:
+        """Give the dead runs' locks back, and leave everything else for another sweep."""
+        for lock in self.dead.values():
+            lock.release()
+
+    def finish(self, paths: Paths) -> None:
+        """Remove what the dead runs left: everything of it is in its place by now."""
+        for run_id, lock in self.dead.items():
+            remove_answer_log(paths, run_id)
             lock.release(remove=True)
 
 
 def sweep_staging(paths: Paths) -> Sweep:
-    """Go through the staging of runs that died: what is whole goes to its place, what is torn goes away.
+    """Go through what dead runs left: what is whole goes to its place, what is torn goes away.
 
-    Staging is stale when the lock of its run can be taken, so a living run's is never touched. The locks
-    stay taken until `Sweep.release`, after the leftovers are committed.
+    A run is dead when its lock can be taken, so a living run is never touched. The locks stay taken until
+    `Sweep.finish` or `Sweep.release`.
     """
     sweep = Sweep()
-    locks: dict[str, FileLock | None] = {}
+    staging = _staging_directories(paths)
+    for run_id in sorted({*staging, *logged_runs(paths)}):
+        lock = FileLock(paths.run_lock_path(run_id))
+        make_directories(paths.runs_dir)
+        if not lock.acquire():
+            continue
+        sweep.dead[run_id] = lock
+        for stage, directory in staging.get(run_id, []):
+            _sweep_directory(paths, stage, directory, run_id, sweep)
+        placed = {*sweep.committed, *sweep.kept_aside}
+        for answer, replace in read_answers(paths, run_id):
+            if (answer.stage, answer.gen_id) in placed:
+                continue
+            if replace or not is_done_directory(str(paths.generation_dir(answer.stage, answer.gen_id))):
+                sweep.answers.append((answer, replace))
+    return sweep
+
+
+def _staging_directories(paths: Paths) -> dict[str, list[tuple[Stage, Path]]]:
+    found: dict[str, list[tuple[Stage, Path]]] = {}
     for stage in STAGES:
         try:
             names = sorted(os.listdir(paths.stage_dir(stage)))  # noqa: PTH208
         except OSError:
             continue
         for name in names:
-            if not name.startswith(STAGING_PREFIX):
-                continue
-            run_id = name.removeprefix(STAGING_PREFIX)
-            if run_id not in locks:
-                lock = FileLock(paths.run_lock_path(run_id))
-                make_directories(paths.runs_dir)
-                locks[run_id] = lock if lock.acquire() else None
-            if locks[run_id] is not None:
-                _sweep_directory(paths, stage, paths.stage_dir(stage) / name, run_id, sweep)
-    sweep.locks.extend(lock for lock in locks.values() if lock is not None)
-    return sweep
+            directory = paths.stage_dir(stage) / name
+            if name.startswith(STAGING_PREFIX) and directory.is_dir() and not directory.is_symlink():
+                found.setdefault(name.removeprefix(STAGING_PREFIX), []).append((stage, directory))
+    return found
 
 
 def _sweep_directory(paths: Paths, stage: Stage, staging: Path, run_id: str, sweep: Sweep) -> None:
-    if staging.is_symlink() or not staging.is_dir():
-        return
     for directory in sorted(staging.iterdir()):
         if directory.is_symlink() or not directory.is_dir():
             continue
         gen_id = directory.name
-        generation = _read_whole(directory, stage, gen_id)
-        if generation is None:
-            _sweep_torn(stage, gen_id, run_id, directory, sweep)
+        if _read_whole(directory, stage, gen_id) is None:
+            shutil.rmtree(directory, ignore_errors=True)  # the log has its text
+            sweep.dropped.append((stage, gen_id))
             continue
         sync_directory_tree(str(directory))
         try:
@@ -576,19 +587,6 @@ def _sweep_directory(paths: Paths, stage: Stage, staging: Path, run_id: str, swe
     sync_path(paths.stage_dir(stage))
     with contextlib.suppress(OSError):
         staging.rmdir()
-
-
-def _sweep_torn(stage: Stage, gen_id: str, run_id: str, directory: Path, sweep: Sweep) -> None:
-    # prompt.txt is opened after raw.txt is closed, so where it exists the raw text is all there.
-    try:
-        torn = read_directory(directory, stage, gen_id) if (directory / PROMPT_FILE).exists() else None
-    except StoreError:
-        torn = None
-    if torn is not None and torn.raw_text:
-        sweep.leftovers.append(Leftover(stage, gen_id, run_id, torn.prompt_text, torn.raw_text, directory))
-        return
-    shutil.rmtree(directory, ignore_errors=True)
-    sweep.dropped.append((stage, gen_id))
 
 
 def _read_whole(directory: Path, stage: Stage, gen_id: str) -> Generation | None:

@@ -1,0 +1,357 @@
+"""What each evaluation of a cohort says, or why it says nothing, with the essay and the draft behind it.
+
+Owns the meaning of "a score of the plan": one `Evaluation` per row, whatever became of it. Reads through a
+`Source`; knows neither files nor CSV.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, Protocol
+
+from genworker.core.generation import FailureKind, Generation
+from genworker.core.membership import Membership, MembershipRow
+from genworker.core.parsers import read_score
+from genworker.core.plan import Plan, RowState
+from genworker.core.stages import Stage
+from genworker.core.visible import visible
+from genworker.errors import StoreError
+from genworker.paths import Paths
+
+ESSAY_STAGE = "essay2p"
+"""What the column ``stage`` of scores and pivots says: the essays of two phases, draft and essay."""
+
+REASON_CHARS = 300
+
+
+class Source(Protocol):
+    """What scores and pages read of a store; `genworker.store.reader.StoreReader` is the real one."""
+
+    paths: Paths
+
+    def plan(self, membership: Membership) -> Plan:
+        """Where each row stands."""
+        ...
+
+    def is_done(self, stage: Stage, gen_id: str) -> bool:
+        """Whether a generation is in the store and good."""
+        ...
+
+    def holds(self, stage: Stage, gen_id: str) -> bool:
+        """Whether the store has a directory of that name, good or not."""
+        ...
+
+    def generation(self, stage: Stage, gen_id: str) -> Generation:
+        """One generation; raises `StoreError` when it cannot be read."""
+        ...
+
+    def evaluation(self, gen_id: str) -> tuple[str, str | None]:
+        """``parsed.txt`` and the path of the response of an evaluation that is done; raises `StoreError`."""
+        ...
+
+    def call_errors(self) -> dict[str, str]:
+        """Why the last call for a gen_id failed, where that is known."""
+        ...
+
+
+class Outcome(StrEnum):
+    """What became of one planned evaluation."""
+
+    SCORED = "scored"
+    UNPARSEABLE = "unparseable"
+    """An answer without a readable score."""
+    FAILED = "failed"
+    """An answer that is no good for another reason: cut off, filtered, empty, malformed."""
+    BLOCKED = "blocked"
+    """Its essay or draft has failed."""
+    MISSING = "missing"
+    """No answer yet."""
+
+
+class Axis(NamedTuple):
+    """One evaluator: a template and the model that fills it in."""
+
+    template: str
+    model: str
+
+    @property
+    def name(self) -> str:
+        """The pivot's column: ``<evaluation_template>_<evaluation_llm_model>``."""
+        return f"{self.template}_{self.model}"
+
+
+class PivotKey(NamedTuple):
+    """One row of the pivot. Ids and replicates are no part of it."""
+
+    combo_id: str
+    stage: str
+    draft_template: str
+    generation_template: str
+    generation_model: str
+
+
+class Essay(NamedTuple):
+    """An evaluated essay and the draft behind it.
+
+    A field that neither the cohort nor the store knows is ``""``.
+
+    Attributes:
+        path: its ``parsed.txt``; ``None`` when the store has none.
+    """
+
+    gen_id: str
+    template: str
+    model: str
+    replicate: int
+    draft_id: str
+    draft_template: str
+    draft_replicate: int
+    path: str | None
+
+
+class Evaluation(NamedTuple):
+    """One planned evaluation.
+
+    Attributes:
+        score: from 0 to 10; ``None`` unless `outcome` is `SCORED`.
+        error: why there is no score, beginning with the outcome or the kind of failure; else ``None``.
+        response_path: the file that holds the response; ``None`` when there is none.
+    """
+
+    row: MembershipRow
+    essay: Essay
+    outcome: Outcome
+    score: float | None
+    error: str | None
+    response_path: str | None
+
+    @property
+    def axis(self) -> Axis:
+        """Who evaluates."""
+        return Axis(self.row.template_id, self.row.llm_model_id or "")
+
+    @property
+    def key(self) -> PivotKey:
+        """The row of the pivot that this belongs to."""
+        essay = self.essay
+        return PivotKey(self.row.combo_id, ESSAY_STAGE, essay.draft_template, essay.template, essay.model)
+
+
+class ScoreRow(NamedTuple):
+    """One row of ``aggregated_scores.csv``, its columns in order (the contract, section 7).
+
+    Attributes:
+        gen_id: of the evaluation.
+        parent_gen_id: of the essay.
+        evaluation_model: the evaluator's model id, once more: older tables have it under this name.
+        score: from 0 to 10; ``None`` when there is none, and then `error` says why.
+        evaluation_response_path: the evaluator's response (``raw.txt``); ``None`` when there is none.
+        generation_response_path: the essay's ``parsed.txt``; ``None`` when there is none.
+    """
+
+    gen_id: str
+    parent_gen_id: str
+    evaluation_template: str
+    evaluation_model: str
+    evaluation_llm_model: str
+    score: float | None
+    error: str | None
+    evaluation_response_path: str | None
+    combo_id: str
+    draft_template: str
+    generation_template: str
+    generation_model: str
+    stage: str
+    cohort_id: str
+    generation_response_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All planned evaluations of one or more cohorts.
+
+    Attributes:
+        plan: of all rows, those of several cohorts merged.
+        evaluations: in the membership's order.
+        axes: every planned evaluator, in order of first appearance.
+    """
+
+    cohort_ids: tuple[str, ...]
+    plan: Plan
+    evaluations: Sequence[Evaluation]
+    axes: tuple[Axis, ...]
+
+    def rows(self) -> Iterable[ScoreRow]:
+        """The rows of ``aggregated_scores.csv``."""
+        return map(_score_row, self.evaluations)
+
+
+def _score_row(evaluation: Evaluation) -> ScoreRow:
+    row, essay = evaluation.row, evaluation.essay
+    model = row.llm_model_id or ""
+    return ScoreRow(
+        row.gen_id,
+        essay.gen_id,
+        row.template_id,
+        model,
+        model,
+        evaluation.score,
+        evaluation.error,
+        evaluation.response_path,
+        row.combo_id,
+        essay.draft_template,
+        essay.template,
+        essay.model,
+        ESSAY_STAGE,
+        row.cohort_id,
+        essay.path,
+    )
+
+
+def merge_memberships(memberships: Sequence[Membership]) -> Membership:
+    """One membership out of several: a generation that stands in more than one counts once, where first."""
+    if len(memberships) == 1:
+        return memberships[0]
+    places: dict[tuple[Stage, str], int] = {}
+    rows: list[MembershipRow] = []
+    for membership in memberships:
+        for row in membership.rows:
+            if places.setdefault((row.stage, row.gen_id), len(rows)) == len(rows):
+                rows.append(row)
+    parents = array("i", [-1]) * len(rows)
+    for index, row in enumerate(rows):
+        if row.stage.parent is not None and row.parent_gen_id is not None:
+            parents[index] = places.get((row.stage.parent, row.parent_gen_id), -1)
+    return Membership(" + ".join(membership.cohort_id for membership in memberships), rows, parents)
+
+
+def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
+    """Read what became of every planned evaluation.
+
+    Takes time and memory in proportion to the rows; of each evaluation that is done one small file is
+    read, of each failed one its metadata.
+    """
+    membership = merge_memberships(memberships)
+    plan = source.plan(membership)
+    reader = _Reader(source, plan)
+    evaluations = [
+        reader.evaluation(index)
+        for index, row in enumerate(membership.rows)
+        if row.stage is Stage.EVALUATION
+    ]
+    axes = dict.fromkeys(evaluation.axis for evaluation in evaluations)
+    return Scores(tuple(m.cohort_id for m in memberships), plan, evaluations, tuple(axes))
+
+
+class _Reader:
+    def __init__(self, source: Source, plan: Plan) -> None:
+        self.source = source
+        self.plan = plan
+        self.rows = plan.membership.rows
+        self.places = {
+            (row.stage, row.gen_id): index
+            for index, row in enumerate(self.rows)
+            if row.stage is not Stage.EVALUATION
+        }
+        self.essays: dict[str, Essay] = {}
+        self.call_errors: dict[str, str] | None = None
+        self.stage_dirs = {stage: str(source.paths.stage_dir(stage)) for stage in Stage}
+
+    def evaluation(self, index: int) -> Evaluation:
+        row = self.rows[index]
+        essay = self.essay(row.parent_gen_id or "")
+        if self.plan.states[index] == RowState.DONE:
+            return self._done(row, essay)
+        outcome, error = self.reason(index)
+        held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
+        path = f"{self.stage_dirs[Stage.EVALUATION]}/{row.gen_id}/raw.txt" if held else None
+        return Evaluation(row, essay, outcome, None, error, path)
+
+    def _done(self, row: MembershipRow, essay: Essay) -> Evaluation:
+        try:
+            text, path = self.source.evaluation(row.gen_id)
+        except StoreError as error:
+            return Evaluation(row, essay, Outcome.UNPARSEABLE, None, f"unparseable: {error}", None)
+        score = read_score(text)
+        if score is None:
+            shown = visible(text, limit=60, one_line=True)
+            reason = f"unparseable: parsed.txt is not a score from 0 to 10: {shown!r}"
+            return Evaluation(row, essay, Outcome.UNPARSEABLE, None, reason, path)
+        return Evaluation(row, essay, Outcome.SCORED, score, None, path)
+
+    def reason(self, index: int) -> tuple[Outcome, str]:
+        """Why a row that is not done is not, in one line."""
+        state = self.plan.states[index]
+        if state == RowState.FAILED:
+            failure = self.plan.failures[index]
+            unparseable = failure.kind is FailureKind.UNPARSEABLE
+            outcome = Outcome.UNPARSEABLE if unparseable else Outcome.FAILED
+            return outcome, _one_line(f"{failure.kind.value}: {failure.message}")
+        if state == RowState.BLOCKED:
+            return Outcome.BLOCKED, self._blocked(index)
+        if self.call_errors is None:
+            self.call_errors = self.source.call_errors()
+        error = self.call_errors.get(self.rows[index].gen_id)
+        if error is not None:
+            return Outcome.MISSING, _one_line(f"missing: the last call failed: {error}")
+        return Outcome.MISSING, "missing: no answer yet"
+
+    def _blocked(self, index: int) -> str:
+        blocker = self.plan.blockers[index]
+        if blocker < 0:
+            row = self.rows[index]
+            parent = row.stage.parent.value if row.stage.parent else "parent"
+            return f"blocked: its {parent} {row.parent_gen_id} is neither in the cohort nor in the store"
+        ancestor, failure = self.rows[blocker], self.plan.failures[blocker]
+        return _one_line(
+            f"blocked: the {ancestor.stage.value} {ancestor.gen_id} is {failure.kind.value}: {failure.message}"
+        )
+
+    def essay(self, gen_id: str) -> Essay:
+        essay = self.essays.get(gen_id)
+        if essay is None:
+            essay = self.essays[gen_id] = self._essay(gen_id)
+        return essay
+
+    def _essay(self, gen_id: str) -> Essay:
+        template, model, replicate, draft_id = self._facts(Stage.ESSAY, gen_id)
+        draft_template, draft_model, draft_replicate, _ = self._facts(Stage.DRAFT, draft_id)
+        done = self.source.is_done(Stage.ESSAY, gen_id)
+        return Essay(
+            gen_id,
+            template,
+            model or draft_model,  # a copy has its draft's
+            replicate,
+            draft_id,
+            draft_template,
+            draft_replicate,
+            f"{self.stage_dirs[Stage.ESSAY]}/{gen_id}/parsed.txt" if done else None,
+        )
+
+    def _facts(self, stage: Stage, gen_id: str) -> tuple[str, str, int, str]:
+        """Template, model, replicate and parent of a generation: from the cohort, else from the store."""
+        place = self.places.get((stage, gen_id))
+        if place is not None:
+            row = self.rows[place]
+            return row.template_id, row.llm_model_id or "", row.replicate, row.parent_gen_id or ""
+        if not gen_id:
+            return "", "", 1, ""
+        try:
+            generation = self.source.generation(stage, gen_id)
+        except (StoreError, ValueError):  # cleaned up, damaged, or named by damaged metadata
+            return "", "", 1, ""
+        metadata = generation.metadata
+        replicate = metadata.get("replicate")
+        return (
+            str(metadata.get("template_id") or ""),
+            generation.model_id or "",
+            replicate if isinstance(replicate, int) else 1,
+            generation.parent_gen_id or "",
+        )
+
+
+def _one_line(text: str) -> str:
+    return visible(text, limit=REASON_CHARS, one_line=True)

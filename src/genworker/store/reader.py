@@ -1,0 +1,135 @@
+"""Everything that reports read of one data root: memberships, plans, generations, and what runs wrote down."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+import orjson
+
+from genworker.core.generation import Generation
+from genworker.core.membership import Membership
+from genworker.core.plan import Plan, make_plan
+from genworker.core.stages import Stage
+from genworker.errors import StoreError
+from genworker.paths import PARSED_FILE, RAW_FILE, Paths
+from genworker.store.catalog import load_membership_as_it_stands
+from genworker.store.filesystem import StoreIndex
+from genworker.store.reading import generation_directory, read_directory
+
+MAX_SCORE_BYTES = 4096
+"""Bytes of an evaluation's ``parsed.txt`` that are read for its score; a longer one holds none."""
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class StoreReader:
+    """Reads one data root, as it stands: nothing is written, and neither catalogue nor settings are needed.
+
+    The directory listings are taken once, so that all answers are about one moment.
+    """
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._index = StoreIndex(paths)
+        self._evaluations = str(paths.stage_dir(Stage.EVALUATION))
+
+    def membership(self, cohort_id: str) -> Membership:
+        """The rows of a cohort.
+
+        Raises:
+            UsageError: there is no such cohort.
+            MembershipError: its file is wrong; every fault at once.
+        """
+        return load_membership_as_it_stands(self.paths, cohort_id)
+
+    def plan(self, membership: Membership) -> Plan:
+        """Where each row stands."""
+        return make_plan(membership, self._index.is_done, self._index.held)
+
+    def is_done(self, stage: Stage, gen_id: str) -> bool:
+        """Whether a generation is in the store and good."""
+        return self._index.is_done(stage, gen_id)
+
+    def holds(self, stage: Stage, gen_id: str) -> bool:
+        """Whether the store has a directory of that name."""
+        return gen_id in self._index.names(stage)
+
+    def generation(self, stage: Stage, gen_id: str) -> Generation:
+        """One generation, all four files.
+
+        Raises:
+            StoreError: it is not there or cannot be read.
+        """
+        return read_directory(generation_directory(self.paths.gens_root, stage, gen_id), stage, gen_id)
+
+    def evaluation(self, gen_id: str) -> tuple[str, str | None]:
+        """The score's text and the response's file of an evaluation that is done; cheap.
+
+        Returns:
+            ``parsed.txt``, at most `MAX_SCORE_BYTES` of it, and the path of ``raw.txt``; the path of
+            ``parsed.txt`` where another tool kept no raw text.
+
+        Raises:
+            StoreError: there is no such file, or it cannot be read.
+        """
+        directory = f"{self._evaluations}/{gen_id}"
+        try:
+            directory_fd = os.open(directory, _OPEN | os.O_DIRECTORY)
+            try:
+                text = _read_head(directory_fd)
+                response = RAW_FILE if _is_file(directory_fd, RAW_FILE) else PARSED_FILE
+            finally:
+                os.close(directory_fd)
+        except OSError as error:
+            path = f"{directory}/{PARSED_FILE}"
+            raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from None
+        return text, f"{directory}/{response}"
+
+    def call_errors(self) -> dict[str, str]:
+        """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""
+        errors: dict[str, str] = {}
+        try:
+            journals = sorted(self.paths.runs_dir.glob("*.jsonl"))
+        except OSError:
+            return errors
+        for journal in journals:
+            errors.update(_failed_calls(_lines(journal)))
+        return errors
+
+
+def _read_head(directory_fd: int) -> str:
+    # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
+    fd = os.open(PARSED_FILE, _OPEN | os.O_NONBLOCK, dir_fd=directory_fd)
+    try:
+        return os.read(fd, MAX_SCORE_BYTES).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def _is_file(directory_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _lines(path: os.PathLike[str]) -> Iterable[bytes]:
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123
+            yield from stream
+    except OSError:
+        return
+
+
+def _failed_calls(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
+    for line in lines:
+        if b'"failed"' not in line:  # a journal has far more other lines, and long ones
+            continue
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        if isinstance(record, dict) and record.get("event") == "failed":
+            yield str(record.get("gen_id")), str(record.get("error"))
