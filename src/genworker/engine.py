@@ -6,10 +6,13 @@ The command line and notebooks call this; it prints nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
 import secrets
 import signal
 import sys
+import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -18,15 +21,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from genworker.core.budget import Charge
 from genworker.core.catalog import Catalog, Combo, guess_combos
-from genworker.core.completion import CompletionRequest
+from genworker.core.completion import CompletionRequest, Usage
 from genworker.core.generation import Answer, Failure, FailureKind, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership
 from genworker.core.plan import Plan, RowState, make_plan
 from genworker.core.progress import Progress
 from genworker.core.prompts import child_values, draft_values
-from genworker.core.scheduler import NO_LANE, JobState, LaneSpec, RetryPolicy, Scheduler
+from genworker.core.scheduler import JobState, Scheduler
 from genworker.core.selection import select
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import (
@@ -42,6 +46,7 @@ from genworker.errors import (
 )
 from genworker.paths import Paths
 from genworker.ports import Provider
+from genworker.routes import Route, Routes, cost, endpoint_specs, retry_policy, worst_case
 from genworker.runner import Outcome, Runner
 from genworker.settings import LoadedSettings, load_settings
 from genworker.store.catalog import (
@@ -50,18 +55,23 @@ from genworker.store.catalog import (
     load_membership_as_it_stands,
     read_catalog,
 )
+from genworker.store.disk import check_room, filesystem_warning, free_descriptors
 from genworker.store.filesystem import (
     FilesystemStore,
     StoreIndex,
+    cannot_write,
     make_directories,
     sweep_staging,
 )
 from genworker.store.journal import Listener, RunJournal
-from genworker.store.lock import FileLock, holder_facts
+from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts
 from genworker.store.reading import read_generation
 
 TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
 """Stands for a parent's text when a template is tried before anything is paid for."""
+
+
+DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +159,14 @@ class CohortWork:
     run_id: str
     version: str
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
+    routes: Routes = field(init=False)
 
-    def endpoint_of(self, job: int) -> str:
-        """The endpoint that serves a row's model."""
-        endpoint = self.project.loaded.endpoint_of(self.membership.rows[job].llm_model_id or "")
-        assert endpoint is not None, "checked before the run"
-        return endpoint
+    def __post_init__(self) -> None:
+        self.routes = Routes(self.project.loaded, self.model_name)
+
+    def route(self, job: int) -> Route:
+        """The endpoint that a row is asked at now, and the model's name there."""
+        return self.routes.of(job, self.membership.rows[job].llm_model_id or "")
 
     def is_copy(self, job: int) -> bool:
         """Whether a row's text is its parent's, and no model is asked."""
@@ -189,13 +201,25 @@ class CohortWork:
         """See `genworker.ports.Work.request`."""
         row = self.membership.rows[job]
         model_id = row.llm_model_id or ""
-        endpoint = self.endpoint_of(job)
+        route = self.route(job)
         return CompletionRequest(
-            model=self.model_name(model_id),
+            model=route.model,
             prompt=prompt,
-            sampling=self.project.loaded.sampling(row.stage, model_id, endpoint, row.gen_id),
-            timeout_s=self.project.loaded.settings.endpoints[endpoint].timeout_s,
+            sampling=self.project.loaded.sampling(row.stage, model_id, route.endpoint, row.gen_id),
+            timeout_s=self.project.loaded.settings.endpoints[route.endpoint].timeout_s,
         )
+
+    def worst_case(self, job: int, request: CompletionRequest) -> Charge:
+        """See `genworker.ports.Work.worst_case`."""
+        return worst_case(self.route(job), request)
+
+    def cost(self, job: int, usage: Usage) -> Charge | None:
+        """See `genworker.ports.Work.cost`."""
+        return cost(self.route(job), usage)
+
+    def shared_prefix(self, job: int, request: CompletionRequest) -> str | None:
+        """See `genworker.ports.Work.shared_prefix`."""
+        return None
 
     def facts(self, job: int) -> dict[str, Any]:
         """See `genworker.ports.Work.facts`."""
@@ -233,11 +257,12 @@ class CohortWork:
 
     def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
         """See `genworker.ports.Work.call_facts`."""
-        endpoint = self.endpoint_of(job)
+        route = self.route(job)
         return {
-            "endpoint": endpoint,
-            "provider": self.project.loaded.settings.endpoints[endpoint].kind,
+            "endpoint": route.endpoint,
+            "provider": self.project.loaded.settings.endpoints[route.endpoint].kind,
             "model": request.model,
+            "fallback": route.is_fallback,
             "sampling": request.sampling.to_json(),
         }
 
@@ -353,6 +378,7 @@ class RunOptions:
     only: frozenset[str] | None = None
     limit: int | None = None
     redo: Redo | None = None
+    if_locked: IfLocked = IfLocked.LEAVE
 
 
 @dataclass(slots=True)
@@ -378,11 +404,9 @@ class RunResult:
     @property
     def exit_code(self) -> ExitCode:
         """What the command line returns."""
-        if self.signal == signal.SIGINT:
-            return ExitCode.SIGINT
-        if self.signal == signal.SIGTERM:
-            return ExitCode.SIGTERM
-        if self.outcome.lost:
+        if self.signal is not None:
+            return ExitCode(128 + self.signal)
+        if self.outcome.lost or self.outcome.unrecorded:
             return ExitCode.FAILURES
         bad = any(
             stage.failed or stage.unparseable or stage.blocked or stage.stopped
@@ -424,7 +448,7 @@ def run_cohort(
     listeners: tuple[Listener, ...] = (),
     watch: Watch | None = None,
 ) -> RunResult:
-    """Make what is missing of a cohort. Blocks until the run has ended; handles SIGINT and SIGTERM.
+    """Make what is missing of a cohort. Blocks until the run has ended; drains at SIGINT, SIGTERM, SIGHUP.
 
     Args:
         listeners: hear every event of the journal.
@@ -441,7 +465,11 @@ def run_cohort(
     _check_only(membership, options.only)
     stamp = _file_stamp(project.paths.cohort_membership_csv(cohort_id))
     run_id = new_run_id()
-    with _cohort_lock(project.paths, cohort_id, run_id):
+    forbid_core_dumps()
+    lock = _CohortLock(project, cohort_id, run_id, options.if_locked, listeners)
+    with lock:
+        if lock.waited:
+            membership = open_membership(project, cohort_id, strict=True)
         engine = _Engine(project, membership, options, run_id, __version__, listeners, watch)
         with asyncio.Runner(loop_factory=_loop_factory()) as loop_runner:
             result = loop_runner.run(engine.run())
@@ -478,34 +506,62 @@ def _check_only(membership: Membership, only: Collection[str] | None) -> None:
         )
 
 
-class _cohort_lock:
-    """The one worker of a cohort."""
+def forbid_core_dumps() -> None:
+    """A core file would hold the keys."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
-    def __init__(self, paths: Paths, cohort_id: str, run_id: str) -> None:
+
+class _CohortLock:
+    """The one worker of a cohort, or a guest beside it.
+
+    Attributes:
+        waited: another worker had it first.
+    """
+
+    LOOK_EVERY_S = 0.2
+
+    def __init__(
+        self,
+        project: Project,
+        cohort_id: str,
+        run_id: str,
+        if_locked: IfLocked,
+        listeners: tuple[Listener, ...],
+    ) -> None:
+        group = project.loaded.settings.group_permissions
         self._cohort_id = cohort_id
         self._run_id = run_id
-        self._path = paths.cohort_lock_path(cohort_id)
-        self._lock = FileLock(self._path)
+        self._path = project.paths.cohort_lock_path(cohort_id)
+        self._dir_mode = 0o770 if group else 0o700
+        self._lock = FileLock(self._path, 0o660 if group else 0o600)
+        self._if_locked = if_locked
+        self._listeners = listeners
+        self.waited = False
 
     def __enter__(self) -> None:
         try:
-            make_directories(self._path.parent)
+            make_directories(self._path.parent, self._dir_mode)
         except OSError as error:
-            place = str(error.filename or self._path)
-            raise StoreError(
-                f"the data root cannot be written: {place}: {error.strerror}", path=place, errno=error.errno
-            ) from error
-        if self._lock.acquire(holder_facts(self._run_id)):
+            raise cannot_write(error, self._path) from error
+        facts = holder_facts(self._run_id)
+        if self._lock.acquire(facts):
             return
-        holder = self._lock.holder()
-        who = ", ".join(
-            f"{name} {holder[name]}" for name in ("pid", "host", "user", "since") if name in holder
-        )
-        raise LockedError(
-            f"another worker is running cohort {self._cohort_id} ({who or 'it does not say which'})\n"
-            f"  where: {self._path}\n"
-            f"  fix:   wait for it, or stop it: kill -INT {holder.get('pid', 'PID')}; its lock dies with it"
-        )
+        holder = describe_holder(self._lock.holder())
+        if self._if_locked is IfLocked.LEAVE:
+            raise LockedError(
+                f"another worker is running cohort {self._cohort_id} ({holder})\n"
+                f"  where: {self._path}\n"
+                f"  fix:   wait for it (--if-locked wait), work beside it (--if-locked share), or stop it: "
+                f"kill -INT {self._lock.holder().get('pid', 'PID')}; its lock dies with it"
+            )
+        for listener in self._listeners:
+            listener("locked", {"cohort": self._cohort_id, "holder": holder, "then": self._if_locked.value})
+        if self._if_locked is IfLocked.SHARE:
+            return
+        self.waited = True
+        while not self._lock.acquire(facts):
+            time.sleep(self.LOOK_EVERY_S)
 
     def __exit__(self, *exc_info: object) -> None:
         self._lock.release()
@@ -530,6 +586,8 @@ class _Engine:
         self.watch = watch
         self.progress = Progress()
         self.signal: int | None = None
+        self.runner: Runner | None = None
+        self.journal: RunJournal | None = None
         self.work = CohortWork(
             project,
             membership,
@@ -542,12 +600,27 @@ class _Engine:
         )
 
     async def run(self) -> RunResult:
+        """Run; signals are heard from the beginning to the end of it."""
+        loop = asyncio.get_running_loop()
+        # What is ignored stays ignored: nohup and background jobs of a script rely on it.
+        numbers = [number for number in DRAINING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in numbers:
+            loop.add_signal_handler(number, self._interrupt, number)
+        try:
+            return await self._run()
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    async def _run(self) -> RunResult:
         project, settings = self.project, self.project.loaded.settings
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(
                 FilesystemStore(project.paths, self.run_id, group_permissions=settings.group_permissions)
             )
-            journal = RunJournal(project.paths, self.run_id, self.listeners)
+            journal = self.journal = RunJournal(
+                project.paths, self.run_id, self.listeners, group_permissions=settings.group_permissions
+            )
             stack.callback(journal.close)
             journal.record(
                 "run_started",
@@ -558,6 +631,11 @@ class _Engine:
                 pid=os.getpid(),
                 command=sys.argv[1:],
             )
+            if (trouble := journal.trouble()) is not None:
+                raise trouble
+            warning = filesystem_warning(project.paths.data_root)
+            if warning is not None:
+                journal.record("warning", what=warning)
             await self._salvage(store, journal)
             plan = await self._plan(store, journal)
             selected = select(
@@ -569,6 +647,7 @@ class _Engine:
             )
             jobs = [job for job, chosen in enumerate(selected) if chosen]
             check_jobs(self.work, jobs)
+            self._check_places(jobs, journal)
             scheduler, lanes, providers = self._schedule(selected, jobs)
             for provider in dict.fromkeys(providers):
                 stack.push_async_callback(provider.aclose)
@@ -584,8 +663,9 @@ class _Engine:
                 journal=journal,
                 progress=self.progress,
                 replace=self._replaced(jobs),
+                salvage=lambda: self._salvage(store, journal),
             )
-            outcome = await self._supervise(runner, scheduler, journal)
+            outcome = await self._supervise(runner, scheduler)
             result = RunResult(
                 self.run_id,
                 self.progress,
@@ -603,19 +683,38 @@ class _Engine:
 
     async def _salvage(self, store: FilesystemStore, journal: RunJournal) -> None:
         """Bring in what dead runs had on disk: paid for, and not to be bought again."""
-        sweep = await asyncio.to_thread(sweep_staging, self.project.paths)
+        group = self.project.loaded.settings.group_permissions
+        sweep = await asyncio.to_thread(sweep_staging, self.project.paths, group_permissions=group)
         try:
             for answer, replace in sweep.answers:
                 await store.commit(answer, replace=replace)
                 sweep.committed.append((answer.stage, answer.gen_id))
+            if sweep.errors:
+                raise _not_salvaged(sweep.errors)
         except BaseException:
             sweep.release()
             raise
         await asyncio.to_thread(sweep.finish, self.project.paths)
-        self.progress.salvaged = len(sweep.committed)
+        self.progress.salvaged += len(sweep.committed)
         for name in ("committed", "kept_aside", "dropped"):
             for stage, gen_id in getattr(sweep, name):
                 journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
+
+    def _check_places(self, jobs: Sequence[int], journal: RunJournal) -> None:
+        """Refuse what a commit would refuse, before it is paid for: links, and a disk without room."""
+        index = StoreIndex(self.project.paths)
+        for job in jobs:
+            row = self.membership.rows[job]
+            if row.gen_id in index.links(row.stage):
+                path = self.project.paths.generation_dir(row.stage, row.gen_id)
+                raise StoreError(
+                    f"{path} is a symbolic link; the store needs a real directory\n"
+                    "  fix:   remove the link; nothing was sent",
+                    path=str(path),
+                )
+        warning = check_room(self.project.paths.data_root, len(jobs))
+        if warning is not None:
+            journal.record("warning", what=warning)
 
     async def _plan(self, store: FilesystemStore, journal: RunJournal) -> Plan:
         """The plan, after answers that no parser could read have been given to the present parsers."""
@@ -658,39 +757,22 @@ class _Engine:
     ) -> tuple[Scheduler, array[int], list[Provider]]:
         """Lanes, their providers and the scheduler."""
         settings = self.project.loaded.settings
-        rows = self.membership.rows
-        lanes = array("h", [NO_LANE]) * len(rows)
-        numbers: dict[str, int] = {}
-        endpoints: dict[str, int] = {}
-        specs: list[LaneSpec] = []
-        for job in jobs:
-            if self.work.is_copy(job):
-                continue
-            model_id = rows[job].llm_model_id or ""
-            lane = numbers.get(model_id)
-            if lane is None:
-                endpoint = self.work.endpoint_of(job)
-                number = endpoints.setdefault(endpoint, len(endpoints))
-                lane = numbers[model_id] = len(specs)
-                specs.append(LaneSpec(number, f"{endpoint}/{model_id}"))
-            lanes[job] = lane
+        rows, routes = self.membership.rows, self.work.routes
+        specs, endpoints = routes.build(
+            len(rows), ((job, rows[job].llm_model_id or "") for job in jobs if not self.work.is_copy(job))
+        )
         by_endpoint = [make_provider(self.project.loaded, name) for name in endpoints]
         scheduler = Scheduler(
             stages=bytes(row.stage.order for row in rows),
             parents=self.membership.parents,
-            lanes=lanes,
+            lanes=routes.lanes,
             selected=selected,
             lane_specs=specs,
-            endpoint_limits=[settings.endpoints[name].max_concurrency for name in endpoints],
-            max_concurrency=settings.max_concurrency,
-            retry=RetryPolicy(
-                transport=settings.retries.transport,
-                rate_limit=settings.retries.rate_limit,
-                base_s=settings.retries.base_s,
-                cap_s=settings.retries.cap_s,
-            ),
+            endpoints=endpoint_specs(settings, endpoints),
+            max_concurrency=min(settings.max_concurrency, free_descriptors()),
+            retry=retry_policy(settings),
         )
-        return scheduler, lanes, [by_endpoint[spec.endpoint] for spec in specs]
+        return scheduler, routes.lanes, [by_endpoint[spec.endpoint] for spec in specs]
 
     def _count(self, plan: Plan, jobs: Sequence[int]) -> None:
         progress = self.progress
@@ -705,38 +787,45 @@ class _Engine:
 
     # While it runs
 
-    async def _supervise(self, runner: Runner, scheduler: Scheduler, journal: RunJournal) -> Outcome:
-        loop = asyncio.get_running_loop()
+    def _interrupt(self, number: int) -> None:
         timeout_s = self.project.loaded.settings.drain_timeout_s
-
-        def interrupt(number: int) -> None:
-            if self.signal is None:
-                self.signal = number
-                journal.record("interrupted", signal=signal.Signals(number).name, deadline_s=timeout_s)
-                runner.drain(timeout_s)
+        again = self.signal is not None
+        self.signal = self.signal or number
+        if self.journal is not None:
+            name = signal.Signals(number).name
+            if again:
+                self.journal.record("interrupted_again", signal=name)
             else:
-                journal.record("interrupted_again", signal=signal.Signals(number).name)
-                runner.abandon_calls()
+                self.journal.record("interrupted", signal=name, deadline_s=timeout_s)
+        if self.runner is None:
+            return  # `_supervise` will see it, and begin nothing
+        if again:
+            self.runner.abandon_calls()
+        else:
+            self.runner.drain(timeout_s)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupt, number)
-        try:
-            if self.watch is not None:
-                self.watch(
-                    RunInProgress(
-                        self.run_id,
-                        self.membership.cohort_id,
-                        self.progress,
-                        scheduler,
-                        runner,
-                        loop.time(),
-                        loop.time,
-                    )
-                )
-            return await runner.run()
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+    async def _supervise(self, runner: Runner, scheduler: Scheduler) -> Outcome:
+        clock = asyncio.get_running_loop().time
+        self.runner = runner
+        if self.signal is not None:
+            runner.drain(None)
+        if self.watch is not None:
+            cohort_id = self.membership.cohort_id
+            self.watch(
+                RunInProgress(self.run_id, cohort_id, self.progress, scheduler, runner, clock(), clock)
+            )
+        return await runner.run()
+
+
+def _not_salvaged(errors: Sequence[StoreError]) -> StoreError:
+    shown = "\n".join(f"  {error}" for error in errors[:10])
+    more = f"\n  … and {len(errors) - 10} more" if len(errors) > 10 else ""
+    return StoreError(
+        f"answers of an interrupted run lie on the disk and cannot be put in place:\n{shown}{more}\n"
+        "  fix:   mend the disk or the permissions, then run again; nothing was sent, nothing is lost",
+        path=errors[0].path,
+        errno=errors[0].errno,
+    )
 
 
 def make_provider(loaded: LoadedSettings, name: str) -> Provider:

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     CAPPED = 3
     LOCKED = 4
+    SIGHUP = 129
     SIGINT = 130
     SIGTERM = 143
 
@@ -133,6 +134,7 @@ class ProviderError(GenworkerError):
         status: the HTTP status, when there was one.
         request_id: the endpoint's name for the call, when it gave one.
         may_be_billed: whether the endpoint may charge for the call all the same.
+        quotas: limits that the endpoint announced along with it (`genworker.core.hints.Quota`).
     """
 
     exit_code = ExitCode.FAILURES
@@ -144,8 +146,10 @@ class ProviderError(GenworkerError):
         status: int | None = None,
         request_id: str | None = None,
         may_be_billed: bool = False,
+        quotas: tuple[Any, ...] = (),
     ) -> None:
         self.message = message
+        self.quotas = quotas
         self.status = status
         self.request_id = request_id
         self.may_be_billed = may_be_billed

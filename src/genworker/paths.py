@@ -187,6 +187,11 @@ class Paths:
         return self.private_dir / "locks" / f"cohort-{cohort_id}.lock"
 
     @property
+    def build_lock_path(self) -> Path:
+        """Locked while a cohort's files are written; running workers do not look at it."""
+        return self.private_dir / "locks" / "build.lock"
+
+    @property
     def claims_path(self) -> Path:
         """One byte of this file is locked for each generation that a worker is about to pay for."""
         return self.private_dir / "locks" / "claims.lock"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.budget import Charge
+from genworker.core.completion import Completion, CompletionRequest, Usage
 from genworker.core.generation import Answer, Generation
 from genworker.core.stages import Stage
+from genworker.errors import StoreError
 
 
 class Provider(Protocol):
@@ -50,7 +52,11 @@ class GenerationStore(Protocol):
         """Give a claim back."""
 
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
-        """The generation that stands there and is done; ``None`` otherwise."""
+        """The generation that stands there, good or failed; ``None`` when there is no answer.
+
+        Raises:
+            StoreError: what stands there cannot be read.
+        """
         ...
 
     async def load_parsed(self, stage: Stage, gen_id: str) -> str:
@@ -91,6 +97,18 @@ class Work(Protocol):
         """The call."""
         ...
 
+    def worst_case(self, job: int, request: CompletionRequest) -> Charge:
+        """What the call may cost at most."""
+        ...
+
+    def cost(self, job: int, usage: Usage) -> Charge | None:
+        """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
+        ...
+
+    def shared_prefix(self, job: int, request: CompletionRequest) -> str | None:
+        """A name for the beginning of the prompt that other calls share and a cache is to keep, if any."""
+        ...
+
     def facts(self, job: int) -> dict[str, Any]:
         """What the metadata say of the job, whatever the answer."""
         ...
@@ -105,3 +123,6 @@ class Journal(Protocol):
 
     def record(self, event: str, **facts: Any) -> None:
         """Something happened."""
+
+    def trouble(self) -> StoreError | None:
+        """Why lines could not be written so far, after one more try; ``None`` when all are."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,11 @@ PARENT_CACHE = 256
 """Parents read from the store that are kept for their other children."""
 COMMIT_RETRY_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 """Pauses between tries to store an answer that the disk refused: it is in memory and paid for."""
+ELSEWHERE_PAUSES_S = (0.1, 0.2, 0.5, 1.0)
+"""Pauses between looks at a generation that another worker has in hand; the last one repeats."""
+
+_GOES_ON = frozenset({JobState.READY, JobState.RUNNING, JobState.BACKING_OFF, JobState.PARKED})
+"""States of a job that has not ended and keeps its claim."""
 
 
 @dataclass(slots=True)
@@ -40,10 +45,12 @@ class Outcome:
 
     Attributes:
         lost: answers that could not be stored, as (gen_id, reason).
+        unrecorded: why the end of the journal could not be written.
         broken: the first bug that a job met; raised by `Runner.run` after the others have been saved.
     """
 
     lost: list[tuple[str, str]] = field(default_factory=list)
+    unrecorded: str | None = None
     broken: BaseException | None = None
 
 
@@ -54,6 +61,8 @@ class Runner:
         lanes: each job's lane.
         providers: the provider of each lane.
         replace: jobs whose answers replace what stands in the store.
+        salvage: brings in what dead workers had on disk; called when one died over a generation that
+            this run waits for.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Runner:
         journal: Journal,
         progress: Progress,
         replace: frozenset[int] = frozenset(),
+        salvage: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._membership = membership
@@ -78,6 +88,11 @@ class Runner:
         self._journal = journal
         self._progress = progress
         self._replace = replace
+        self._salvage = salvage
+        self._salvaging = asyncio.Lock()
+        self._elsewhere: dict[int, int] = {}
+        self._refusing = 0
+        self._hurried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._texts: dict[int, str] = {}
@@ -102,6 +117,9 @@ class Runner:
             await self._finished
         finally:
             self._cancel_timers()
+        unwritten = self._journal.trouble()
+        if unwritten is not None:
+            self.outcome.unrecorded = str(unwritten)
         if self.outcome.broken is not None:
             raise self.outcome.broken
         return self.outcome
@@ -118,8 +136,11 @@ class Runner:
         self._pump()
 
     def abandon_calls(self) -> None:
-        """Give up the calls that are out. Answers that have arrived are still committed."""
+        """Give up the calls that are out. Answers that have arrived are still committed, if the disk takes
+        them at the next try.
+        """
         self._scheduler.drain()
+        self._hurried.set()
         for task in list(self._calls.values()):
             task.cancel()
         self._pump()
@@ -132,7 +153,13 @@ class Runner:
             return
         scheduler = self._scheduler
         now = self._clock()
-        while (start := scheduler.next_start(now)) is not None:
+        if not self._refusing and not scheduler.draining and self._journal.trouble() is not None:
+            self._refusing += 1
+            task = asyncio.get_running_loop().create_task(self._mend_journal())
+            self._tasks.add(task)
+            task.add_done_callback(self._mended)
+        # Nothing more is bought while the disk refuses what has been bought.
+        while not self._refusing and (start := scheduler.next_start(now)) is not None:
             self._spawn(self._attempt(start), start.job)
         self._note_ended()
         if not self._tasks and scheduler.finished:
@@ -192,9 +219,9 @@ class Runner:
     async def _attempt(self, start: Start) -> None:
         job = start.job
         row = self._membership.rows[job]
-        if start.attempt == 1 and not await self._reserve(job):
-            return
         try:
+            if start.attempt == 1 and not await self._reserve(job):
+                return
             parent_text = await self._parent_text(job)
             if self._lanes[job] == NO_LANE:
                 assert parent_text is not None
@@ -206,20 +233,27 @@ class Runner:
             self._scheduler.failed_before_call(job, str(error))
             await self._give_up(job, str(error), attempt=start.attempt, kind=type(error).__name__)
             return
+        if not self._clear(job, start.attempt, request):
+            return  # it will be started another time, and keeps its claim until then
         await self._call(job, start.attempt, request)
-        if self._scheduler.state(job) not in (JobState.BACKING_OFF, JobState.RUNNING):
+        if self._scheduler.state(job) not in _GOES_ON:
             await self._store.release(row.stage, row.gen_id)
 
     async def _reserve(self, job: int) -> bool:
         """Claim the generation, and look whether somebody has made it since the plan was made."""
         row = self._membership.rows[job]
         if not await self._store.claim(row.stage, row.gen_id):
-            self._scheduler.taken_elsewhere(job, "another worker is generating it")
-            self._journal.record("taken_elsewhere", stage=row.stage.value, gen_id=row.gen_id)
+            self._wait_for_other(job)
             return False
-        if job in self._replace:
+        waited = self._elsewhere.pop(job, None) is not None
+        if job in self._replace and not waited:
             return True
         theirs = await self._store.find(row.stage, row.gen_id)
+        if theirs is None and waited and self._salvage is not None:
+            # Whoever had it gave up or died; its answer may be on disk all the same.
+            async with self._salvaging:
+                await self._salvage()
+            theirs = await self._store.find(row.stage, row.gen_id)
         if theirs is None:
             return True
         self._scheduler.answered(job)
@@ -227,6 +261,16 @@ class Runner:
         self._settle(job, theirs)
         await self._store.release(row.stage, row.gen_id)
         return False
+
+    def _wait_for_other(self, job: int) -> None:
+        """Look again in a while; meanwhile the run works on what is free."""
+        row = self._membership.rows[job]
+        looks = self._elsewhere.get(job, 0)
+        self._elsewhere[job] = looks + 1
+        if not looks:
+            self._journal.record("taken_elsewhere", stage=row.stage.value, gen_id=row.gen_id)
+        pause = ELSEWHERE_PAUSES_S[min(looks, len(ELSEWHERE_PAUSES_S) - 1)]
+        self._scheduler.taken_elsewhere(job, self._clock() + pause)
 
     async def _parent_text(self, job: int) -> str | None:
         row = self._membership.rows[job]
@@ -253,6 +297,24 @@ class Runner:
         self._progress.copies += 1
         await self._commit(job, Answer(row.stage, row.gen_id, "", parent_text, facts))
         await self._store.release(row.stage, row.gen_id)
+
+    def _clear(self, job: int, attempt: int, request: CompletionRequest) -> bool:
+        """Have the call's worst case reserved, and leave a record of it that outlives this process."""
+        worst = self._work.worst_case(job, request)
+        prefix = self._work.shared_prefix(job, request)
+        if not self._scheduler.clear(job, worst, self._clock(), prefix):
+            self._pump()
+            return False
+        row = self._membership.rows[job]
+        self._journal.record(
+            "calling",
+            stage=row.stage.value,
+            gen_id=row.gen_id,
+            attempt=attempt,
+            worst_usd=worst.usd_text,
+            worst_tokens=worst.tokens,
+        )
+        return True
 
     async def _call(self, job: int, attempt: int, request: CompletionRequest) -> None:
         row = self._membership.rows[job]
@@ -281,7 +343,8 @@ class Runner:
             return
         finally:
             self._calls.pop(job, None)
-        self._scheduler.answered(job)
+        cost = self._work.cost(job, completion.usage)
+        self._scheduler.answered(job, completion, self._clock(), cost)
         self._count(completion)
         facts = {
             **self._work.facts(job),
@@ -290,6 +353,7 @@ class Runner:
             "request_id": completion.request_id,
             "finish_reason": completion.finish_reason.value,
             "usage": completion.usage.to_json(),
+            "cost_usd": None if cost is None else cost.usd_text,
             "attempts": attempt,
             "started_at": started_at,
             "finished_at": _timestamp(),
@@ -305,6 +369,7 @@ class Runner:
             model=request.model,
             finish_reason=facts["finish_reason"],
             usage=facts["usage"],
+            cost_usd=facts["cost_usd"],
             request_id=completion.request_id,
             latency_s=facts["latency_s"],
         )
@@ -328,6 +393,8 @@ class Runner:
     ) -> None:
         row = self._membership.rows[job]
         now = self._clock()
+        # Before the decision: it may hand the row to another lane.
+        asked = {**self._work.facts(job), **self._work.call_facts(job, request)}
         decision = self._scheduler.refused(job, error, now)
         facts: dict[str, Any] = {
             "stage": row.stage.value,
@@ -340,36 +407,41 @@ class Runner:
             "may_be_billed": error.may_be_billed,
             "latency_s": round(seconds, 4),
         }
-        if not isinstance(decision, GiveUp):
-            self._progress.retries += 1
-            self._journal.record("retry", **facts, pause_s=round(decision.at_s - now, 3))
-            return
         for lane in decision.stopped:
             self._journal.record("lane_stopped", lane=lane, error=error.message)
-        if isinstance(error, MalformedAnswerError):
-            await self._keep_malformed(job, attempt, request, error, started_at)
+        if not isinstance(decision, GiveUp):
+            self._progress.retries += 1
+            pause_s = max(0.0, round(decision.at_s - now, 3))
+            self._journal.record("retry", **facts, pause_s=pause_s, fallback=decision.lane)
+            return
+        if isinstance(error, MalformedAnswerError) and decision.failed:
+            await self._keep_malformed(job, attempt, request, error, started_at, asked)
+        if not decision.failed:
+            self._journal.record("stopped", **{**facts, "error": decision.reason})
+            return
         self._journal.record("failed", **{**facts, "error": decision.reason})
         self._progress.stages[row.stage].errors += 1
 
     async def _keep_malformed(
-        self, job: int, attempt: int, request: CompletionRequest, error: MalformedAnswerError, started_at: str
+        self,
+        job: int,
+        attempt: int,
+        request: CompletionRequest,
+        error: MalformedAnswerError,
+        started_at: str,
+        asked: Mapping[str, Any],
     ) -> None:
         """Keep what came instead of an answer: it may have been paid for."""
         row = self._membership.rows[job]
         facts = {
-            **self._work.facts(job),
-            **self._work.call_facts(job, request),
+            **asked,
             "request_id": error.request_id,
             "finish_reason": MALFORMED_REASON,
             "attempts": attempt,
             "started_at": started_at,
             "finished_at": _timestamp(),
         }
-        with contextlib.suppress(StoreError):
-            await self._store.commit(
-                Answer(row.stage, row.gen_id, request.prompt, error.body, facts),
-                replace=job in self._replace,
-            )
+        await self._keep(job, Answer(row.stage, row.gen_id, request.prompt, error.body, facts))
 
     async def _give_up(self, job: int, reason: str, *, attempt: int, kind: str) -> None:
         row = self._membership.rows[job]
@@ -385,29 +457,61 @@ class Runner:
         await self._store.release(row.stage, row.gen_id)
 
     async def _commit(self, job: int, answer: Answer) -> None:
+        generation = await self._keep(job, answer)
+        if generation is not None:
+            self._settle(job, generation)
+            return
+        self._scheduler.lost(job, self.outcome.lost[-1][1])
+        self._progress.stages[answer.stage].errors += 1
+
+    async def _keep(self, job: int, answer: Answer) -> Generation | None:
+        """Store what was paid for; what the disk refuses is tried for a while, then named and given up."""
         pauses = iter(COMMIT_RETRY_PAUSES_S)
-        while True:
-            try:
-                generation = await self._store.commit(answer, replace=job in self._replace)
+        refused = False
+        try:
+            while True:
+                try:
+                    return await self._store.commit(answer, replace=job in self._replace)
+                except StoreError as error:
+                    # The answer is paid for and in memory. Buy nothing more; the disk may recover.
+                    pause = None if self._hurried.is_set() else next(pauses, None)
+                    facts = {"stage": answer.stage.value, "gen_id": answer.gen_id, "error": str(error)}
+                    if not refused:
+                        refused = True
+                        self._refusing += 1
+                        self._journal.record("store_refused", **facts, pause_s=pause)
+                    if pause is None:
+                        self._scheduler.drain()
+                        self.outcome.lost.append((answer.gen_id, str(error)))
+                        self._journal.record("answer_not_stored", **facts)
+                        return None
+                    await self._rest(pause)
+        finally:
+            self._refusing -= refused
+
+    async def _rest(self, pause_s: float) -> None:
+        """Sleep, unless told to hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._hurried.wait()
+
+    async def _mend_journal(self) -> None:
+        """The journal cannot be written: try for a while, then begin nothing more."""
+        for pause in COMMIT_RETRY_PAUSES_S:
+            if self._hurried.is_set():
                 break
-            except StoreError as error:
-                # The answer is paid for and in memory. Buy nothing more; the disk may recover.
-                self._scheduler.drain()
-                pause = next(pauses, None)
-                self._journal.record(
-                    "store_refused",
-                    stage=answer.stage.value,
-                    gen_id=answer.gen_id,
-                    error=str(error),
-                    pause_s=pause,
-                )
-                if pause is None:
-                    self._scheduler.lost(job, str(error))
-                    self.outcome.lost.append((answer.gen_id, str(error)))
-                    self._progress.stages[answer.stage].errors += 1
-                    return
-                await asyncio.sleep(pause)
-        self._settle(job, generation)
+            await self._rest(pause)
+            if self._journal.trouble() is None:
+                return
+        self._scheduler.drain()
+
+    def _mended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._refusing -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.outcome.broken = self.outcome.broken or error
+            self._scheduler.drain()
+        self._pump()
 
     def _settle(self, job: int, generation: Generation) -> None:
         """The store has it: tell the scheduler, and hand the text to the children."""

@@ -13,12 +13,21 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import DotEnvSettingsSource
@@ -33,6 +42,9 @@ ENV_FILE = Path(".env")
 PREFIX = "GENWORKER_"
 ANTHROPIC_MAX_TOKENS = 8192
 """Anthropic's API demands a limit; this one is sent when none is configured."""
+
+LOCAL_SLOTS = 4
+"""Answers that a model on this machine writes at the same time, unless configured."""
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -58,21 +70,53 @@ class SamplingSettings(_Section):
     extra_body: dict[str, Any] = Field(default_factory=dict)
 
 
-class EndpointSettings(SamplingSettings):
+class PriceSettings(_Section):
+    """US dollars per million tokens; over what genai-prices knows. Nothing is priced by default."""
+
+    input: Annotated[Decimal, Field(ge=0)]
+    output: Annotated[Decimal, Field(ge=0)]
+    cache_read: Annotated[Decimal, Field(ge=0)] | None = None
+    cache_write: Annotated[Decimal, Field(ge=0)] | None = None
+    per_call: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+
+
+class _Limited(SamplingSettings):
+    """What may stand in an endpoint's and in a model's section.
+
+    ``rpm`` and ``tpm`` are requests and tokens per minute; without them they are learned. The fallback
+    gets the rows that are refused for good: another endpoint, or another model of the same one.
+    """
+
+    rpm: Annotated[float, Field(gt=0)] | None = None
+    tpm: Annotated[float, Field(gt=0)] | None = None
+    price: PriceSettings | None = None
+    fallback_endpoint: str | None = None
+    fallback_model: str | None = None
+
+
+class EndpointSettings(_Limited):
     """A server that answers calls."""
 
     kind: Literal["openai", "anthropic", "local", "scripted"]
     base_url: str | None = None
     api_key_env: str | None = None
-    max_concurrency: Positive = 64
+    max_concurrency: Positive = 256
     timeout_s: Seconds = 600.0
     headers: dict[str, str] = Field(default_factory=dict)
     allow_http: bool = False
     use_env_proxy: bool = False
+    prompt_cache: bool = True
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     model_path: Path | None = None
     context_tokens: Positive = 2048
     latency_s: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_slots(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("kind") == "local":
+            return {"max_concurrency": LOCAL_SLOTS, **values}
+        return values
 
     @field_validator("base_url")
     @classmethod
@@ -89,7 +133,7 @@ class EndpointSettings(SamplingSettings):
         return value
 
 
-class ModelSettings(SamplingSettings):
+class ModelSettings(_Limited):
     """One model of the catalogue, or one that only the configuration knows."""
 
     endpoint: str | None = None
@@ -101,9 +145,21 @@ class RetrySettings(_Section):
     """How often a call is tried again, by what went wrong, and how long the pauses are."""
 
     transport: Annotated[int, Field(ge=0, le=100)] = 5
-    rate_limit: Annotated[int, Field(ge=0, le=1000)] = 30
+    rate_limit: Annotated[int, Field(ge=0, le=1000)] | None = None
+    content: Annotated[int, Field(ge=0, le=20)] = 2
     base_s: Seconds = 1.0
     cap_s: Seconds = 60.0
+    max_wait_s: Annotated[float, Field(ge=0, le=31_536_000)] = 600.0
+    breaker_calls: Annotated[int, Field(ge=2, le=10_000)] = 20
+    outage_s: Annotated[float, Field(ge=0, le=31_536_000)] = 90.0
+
+
+class CapSettings(_Section):
+    """Hard caps over a cohort and all its restarts."""
+
+    cost_usd: Annotated[Decimal, Field(ge=0)] | None = None
+    calls: Annotated[int, Field(ge=0)] | None = None
+    tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 class Settings(BaseSettings):
@@ -118,7 +174,7 @@ class Settings(BaseSettings):
 
     data_root: Path = Path("data")
     default_endpoint: str | None = None
-    max_concurrency: Positive = 256
+    max_concurrency: Positive = 1024
     drain_timeout_s: Seconds = 25.0
     keep_raw_copies: bool = False
     group_permissions: bool = False
@@ -126,6 +182,7 @@ class Settings(BaseSettings):
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     stages: dict[Stage, SamplingSettings] = Field(default_factory=dict)
     retries: RetrySettings = Field(default_factory=RetrySettings)
+    caps: CapSettings = Field(default_factory=CapSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -427,6 +484,19 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
                 where=_at(loaded.place(f"endpoints.{name}.model_path"), "endpoints", name, "model_path"),
                 fix="name a GGUF file, or leave model_path out to use the embedded model",
             )
+    for section, limited in (("endpoints", names), ("models", settings.models)):
+        for name, facts in limited.items():
+            if facts.fallback_endpoint is not None and facts.fallback_endpoint not in names:
+                yield Fault(
+                    f"fallback_endpoint names {facts.fallback_endpoint!r}, which has no section",
+                    where=_at(
+                        loaded.place(f"{section}.{name}.fallback_endpoint"),
+                        section,
+                        name,
+                        "fallback_endpoint",
+                    ),
+                    fix=f"add [endpoints.{facts.fallback_endpoint}], or name one of: {there}",
+                )
     for model_id, model in settings.models.items():
         if model.endpoint is not None and model.endpoint not in names:
             yield Fault(

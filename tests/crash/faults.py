@@ -20,7 +20,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WRITING = frozenset({"open", "mkdir", "write", "pwrite", "ftruncate", "fsync", "syncfs", "rename", "renameat2"})
+WRITING = frozenset(
+    {"open", "mkdir", "write", "pwrite", "ftruncate", "fsync", "syncfs", "rename", "renameat2"}
+)
 """Steps that a full or broken disk refuses."""
 REMOVING = frozenset({"unlink", "rmdir"})
 _MUTATES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -71,7 +73,9 @@ class Recorder:
             return self.count >= self.step and not (self.release and os.path.exists(self.release))
         return False
 
-    def call(self, name: str, path: str | None, real: Callable[[], Any], on_errno: Callable[[int], Any]) -> Any:
+    def call(
+        self, name: str, path: str | None, real: Callable[[], Any], on_errno: Callable[[int], Any]
+    ) -> Any:
         """Make one step, or its fault."""
         if path is None or getattr(self.inside, "busy", False):
             return real()
@@ -84,9 +88,12 @@ class Recorder:
                 mine = self.count
                 self.steps.append((name, path))
                 if self.kind == "kill-before" and mine == self.step:
+                    self.save()
                     os.kill(os.getpid(), signal.SIGKILL)
                     time.sleep(9)
-                if self.fails() and (self.names or name in WRITING or (self.errno == errno.EROFS and name in REMOVING)):
+                if self.fails() and (
+                    self.names or name in WRITING or (self.errno == errno.EROFS and name in REMOVING)
+                ):
                     return on_errno(self.errno)
                 result = real()
                 if self.kind == "kill-after" and mine == self.step:
@@ -120,14 +127,20 @@ def _patch_paths(recorder: Recorder) -> None:
         place = recorder.path_of(path, dir_fd)
         if flags & _MUTATES:
             fd = recorder.call(
-                "open", place, lambda: real_open(path, flags, mode, dir_fd=dir_fd), lambda code: _raise(code, path)
+                "open",
+                place,
+                lambda: real_open(path, flags, mode, dir_fd=dir_fd),
+                lambda code: _raise(code, path),
             )
         else:
             # Counted only when asked for by name: reading changes nothing that a kill could tear.
             name = "open-read" if "open-read" in recorder.names else ""
             fd = (
                 recorder.call(
-                    name, place, lambda: real_open(path, flags, mode, dir_fd=dir_fd), lambda code: _raise(code, path)
+                    name,
+                    place,
+                    lambda: real_open(path, flags, mode, dir_fd=dir_fd),
+                    lambda code: _raise(code, path),
                 )
                 if name
                 else real_open(path, flags, mode, dir_fd=dir_fd)
@@ -215,7 +228,9 @@ class _Library:
         def renameat2(old_fd: int, old: bytes, new_fd: int, new: bytes, flags: int) -> int:
             place = recorder.path_of(new, None)
             return int(
-                recorder.call("renameat2", place, lambda: real.renameat2(old_fd, old, new_fd, new, flags), fail)
+                recorder.call(
+                    "renameat2", place, lambda: real.renameat2(old_fd, old, new_fd, new, flags), fail
+                )
             )
 
         def syncfs(fd: int) -> int:
@@ -235,7 +250,7 @@ def _patch_parsing(recorder: Recorder) -> None:
     """Parsing is a step as well: a parser that takes the process down must not take the answer along."""
     from genworker.store import filesystem
 
-    real = filesystem.finish
+    real = vars(filesystem)["finish"]
 
     def patched(answer: Any) -> Any:
         return recorder.call("parse", f"{answer.stage.value}/{answer.gen_id}", lambda: real(answer), _raise)

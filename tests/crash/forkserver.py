@@ -80,9 +80,8 @@ def _run(request: dict[str, Any]) -> int:
     import traceback
 
     import genworker.cli
-    from crash import faults, mutants
-
     import genworker.runner
+    from crash import faults, mutants
 
     genworker.runner.COMMIT_RETRY_PAUSES_S = tuple(request.get("pauses", (0.01, 0.02, 0.03)))
     for name in request.get("mutants", ()):
@@ -93,7 +92,7 @@ def _run(request: dict[str, Any]) -> int:
         code = 0
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1
-    except BaseException:  # noqa: BLE001 - shown as the interpreter would
+    except BaseException:
         traceback.print_exc()
         code = 1
     with contextlib.suppress(OSError):

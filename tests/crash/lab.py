@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import queue
@@ -61,6 +62,7 @@ class Lab:
         self.base = base
         self.server = server
         self.number = 0
+        self.mutants: list[str] = []
         self.root = base
         self._children: dict[int, Child] = {}
         self._started: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -68,12 +70,14 @@ class Lab:
             [sys.executable, "-m", "crash.forkserver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])},
         )
         self._ready = threading.Event()
         self._outs: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
-        self._ready.wait(30)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        if not self._ready.wait(30):
+            raise RuntimeError("the fork server did not start")
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
@@ -91,6 +95,9 @@ class Lab:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(10)
+        self._listener.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def fresh(self, rows: Sequence[Row] = ROWS, *, concurrency: int = 2, extra: str = "") -> Path:
         """A new data root, and a bill that begins at nothing."""
@@ -110,10 +117,24 @@ class Lab:
         home = self.root.parent
         out = home / f"out-{len(list(home.glob('out-*')))}"
         out.touch()
-        argv = [verb, *([cohort] if cohort else []), "--config", str(home / "gw.toml"), "--data-root", str(self.root)]
+        argv = [
+            verb,
+            *([cohort] if cohort else []),
+            "--config",
+            str(home / "gw.toml"),
+            "--data-root",
+            str(self.root),
+        ]
         if verb in ("run", "retry"):
             argv += ["--plain"]
-        record = {"argv": [*argv, *arguments], "cwd": str(home), "out": str(out), "root": str(self.root), **request}
+        record = {
+            "argv": [*argv, *arguments],
+            "cwd": str(home),
+            "out": str(out),
+            "root": str(self.root),
+            "mutants": self.mutants,
+            **request,
+        }
         self._outs.put(out)
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(record).encode() + b"\n")
@@ -127,9 +148,10 @@ class Lab:
         """Seeds of the calls that were paid after `mark` records; a seed stands for a generation."""
         return {record.seed for record in self.server.records[mark:] if record.paid}
 
-    def reference(self, rows: Sequence[Row] = ROWS) -> dict[str, Any]:
+    @functools.cached_property
+    def reference(self) -> dict[str, Any]:
         """The tree of an undisturbed run."""
-        self.fresh(rows)
+        self.fresh()
         done = self.run()
         assert done.status == 0, done.output
         return tree(self.root)
@@ -151,3 +173,10 @@ def open_lab(options: Options | None = None, *, on_disk: bool = False) -> Iterat
             yield lab
         finally:
             lab.close()
+
+
+@contextlib.contextmanager
+def open_labs(count: int) -> Iterator[list[Lab]]:
+    """Several labs, to be used by a thread each."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(open_lab()) for _ in range(count)]

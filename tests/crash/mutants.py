@@ -1,1 +1,214 @@
-ALL: dict = {}
+"""Bugs on purpose, each a function that breaks this process's genworker: the harness must see every one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from genworker import runner
+from genworker.core.generation import encode_metadata, finish
+from genworker.store import answers, filesystem
+from genworker.store.filesystem import FilesystemStore, Sweep
+from genworker.store.lock import FileLock
+
+Store: Any = FilesystemStore
+
+
+def no_staging() -> None:
+    """Files are written where they belong, one after the other."""
+
+    def stage(self: Any, item: Any) -> None:
+        answer = item.answer
+        item.staged = f"{self.paths.stage_dir(answer.stage)}/{answer.gen_id}"
+        os.makedirs(item.staged, exist_ok=True)
+        generation = item.generation = finish(answer)
+        for name, text in (
+            ("raw.txt", answer.raw_text),
+            ("prompt.txt", answer.prompt_text),
+            ("parsed.txt", generation.parsed_text),
+        ):
+            if text is not None:
+                self._write(f"{item.staged}/{name}", text.encode())
+        self._write(f"{item.staged}/metadata.json", encode_metadata(generation.metadata))
+
+    def place(self: Any, item: Any) -> None:
+        item.result = item.generation
+
+    Store._stage, Store._place = stage, place
+
+
+def metadata_last() -> None:
+    """The directory is renamed first and gets its metadata in place."""
+    real_stage, real_place = Store._stage, Store._place
+
+    def stage(self: Any, item: Any) -> None:
+        real_stage(self, item)
+        os.unlink(f"{item.staged}/metadata.json")
+
+    def place(self: Any, item: Any) -> None:
+        real_place(self, item)
+        final = f"{self.paths.stage_dir(item.answer.stage)}/{item.answer.gen_id}"
+        self._write(f"{final}/metadata.json", encode_metadata(item.generation.metadata))
+
+    Store._stage, Store._place = stage, place
+
+
+def no_sync() -> None:
+    """Files are renamed without being synced."""
+    Store._sync = lambda self, items: self._whole.update({item.staged: item.answer for item in items})
+
+
+def no_directory_sync() -> None:
+    """The stage directory is not synced after the renames."""
+
+    class Os:
+        def __getattr__(self, name: str) -> Any:
+            return (lambda fd: None) if name == "fsync" else getattr(os, name)
+
+    vars(filesystem)["os"] = Os()
+
+
+def no_lock() -> None:
+    """Whoever asks for a lock has it."""
+
+    def acquire(self: Any, facts: Any = None) -> bool:
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        return True
+
+    FileLock.acquire = acquire  # type: ignore[method-assign]
+
+
+def blind_sweep() -> None:
+    """The sweep takes every staging directory for a dead run's."""
+
+    class Blind(FileLock):
+        def acquire(self, facts: Any = None) -> bool:
+            return True
+
+    real = filesystem.sweep_staging
+
+    def sweep(*arguments: Any, **named: Any) -> Sweep:
+        held = vars(filesystem)["FileLock"]
+        vars(filesystem)["FileLock"] = Blind
+        try:
+            return real(*arguments, **named)
+        finally:
+            vars(filesystem)["FileLock"] = held
+
+    import genworker.engine
+
+    vars(genworker.engine)["sweep_staging"] = sweep
+
+
+def drain_off() -> None:
+    """A signal abandons the calls that are out."""
+    runner.Runner.drain = lambda self, timeout_s: self.abandon_calls()  # type: ignore[method-assign]
+
+
+def no_claim() -> None:
+    """Every generation is free."""
+
+    async def claim(self: Any, stage: Any, gen_id: str) -> bool:
+        return True
+
+    Store.claim = claim
+
+
+def parse_first() -> None:
+    """The answer is parsed before a byte of it is on the disk."""
+    real = Store.commit
+
+    async def commit(self: Any, answer: Any, *, replace: bool = False) -> Any:
+        vars(filesystem)["finish"](answer)
+        return await real(self, answer, replace=replace)
+
+    Store.commit = commit
+
+
+def no_salvage() -> None:
+    """What the log of a dead run holds is not read."""
+    vars(filesystem)["read_answers"] = lambda paths, run_id: iter(())
+
+
+def sweep_deletes() -> None:
+    """A dead run's staging and log are thrown away."""
+
+    def sweep(paths: Any, stage: Any, staging: Any, run_id: str, *rest: Any) -> None:
+        shutil.rmtree(staging, ignore_errors=True)
+        answers.remove_answer_log(paths, run_id)
+
+    vars(filesystem)["_sweep_run"] = sweep
+    no_salvage()
+
+
+def no_log() -> None:
+    """Answers are not logged on arrival."""
+    answers.AnswerLog.append = lambda self, answer, *, replace: None  # type: ignore[method-assign]
+
+
+def errors_swallowed() -> None:
+    """A commit that the disk refused counts as made."""
+    real = Store._commit_group
+
+    def commit(self: Any, group: Any) -> None:
+        real(self, group)
+        for item in group:
+            if item.error is not None:
+                item.error, item.result = None, item.generation or finish(item.answer)
+
+    Store._commit_group = commit
+
+
+def gives_up_at_once() -> None:
+    """What the disk refuses once is not tried again."""
+    vars(runner)["COMMIT_RETRY_PAUSES_S"] = ()
+
+
+def keeps_buying() -> None:
+    """New calls begin while the disk refuses the answers of the old ones."""
+    runner.Runner._refusing = property(lambda self: 0, lambda self, value: None)  # type: ignore[assignment]
+
+
+def replaced_is_deleted() -> None:
+    """What a forced generation replaces is deleted."""
+
+    def keep_aside(paths: Any, stage: Any, gen_id: str, directory: Any, *rest: Any) -> None:
+        shutil.rmtree(directory)
+
+    vars(filesystem)["keep_aside"] = keep_aside
+
+
+def replaced_in_two_steps() -> None:
+    """A replacement moves the old version away first, and then the new one in."""
+
+    def exchange(self: Any, item: Any, final: str) -> None:
+        self._keep_aside(item.answer.stage, item.answer.gen_id, final)
+        vars(filesystem)["rename_no_replace"](item.staged, final)
+
+    Store._exchange = exchange
+
+
+ALL: dict[str, Callable[[], None]] = {
+    function.__name__: function
+    for function in (
+        no_staging,
+        metadata_last,
+        no_sync,
+        no_directory_sync,
+        no_lock,
+        blind_sweep,
+        drain_off,
+        no_claim,
+        parse_first,
+        no_salvage,
+        sweep_deletes,
+        no_log,
+        errors_swallowed,
+        gives_up_at_once,
+        keeps_buying,
+        replaced_is_deleted,
+        replaced_in_two_steps,
+    )
+}

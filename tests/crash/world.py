@@ -13,7 +13,17 @@ from typing import Any
 STAGES = ("draft", "essay", "evaluation")
 FILES = ("prompt.txt", "raw.txt", "parsed.txt", "metadata.json")
 VOLATILE = frozenset(
-    {"run_id", "started_at", "finished_at", "latency_s", "request_id", "attempts", "cost_usd", "cost", "timing"}
+    {
+        "run_id",
+        "started_at",
+        "finished_at",
+        "latency_s",
+        "request_id",
+        "attempts",
+        "cost_usd",
+        "cost",
+        "timing",
+    }
 )
 """What two runs of the same work may differ in."""
 HEADER = (
@@ -66,7 +76,11 @@ def make_world(root: Path, rows: Sequence[Row] = ROWS, cohort: str = "c1") -> Pa
                 "evaluation": "Give a score for: {{ response }}",
             }[stage]
             (raw / "templates" / stage / f"{name}.txt").write_text(text)
-    _csv(raw / "draft_templates.csv", "template_id,template_name,description,parser,generator,active", ["dt,,,,llm,true"])
+    _csv(
+        raw / "draft_templates.csv",
+        "template_id,template_name,description,parser,generator,active",
+        ["dt,,,,llm,true"],
+    )
     _csv(
         raw / "essay_templates.csv",
         "template_id,template_name,description,parser,generator,active",
@@ -83,7 +97,11 @@ def make_world(root: Path, rows: Sequence[Row] = ROWS, cohort: str = "c1") -> Pa
         ["m1,test-model,test,m1,true,true"],
     )
     _csv(raw / "concepts_metadata.csv", "concept_id,name,active", ["a,Alpha,true", "b,Beta,true"])
-    _csv(root / "combo_mappings.csv", "combo_id,concept_id,description_level,k_max", ["k1,a,paragraph,2", "k1,b,paragraph,2"])
+    _csv(
+        root / "combo_mappings.csv",
+        "combo_id,concept_id,description_level,k_max",
+        ["k1,a,paragraph,2", "k1,b,paragraph,2"],
+    )
     add_cohort(root, cohort, rows)
     return root
 

@@ -31,7 +31,7 @@ take three river garden letter window morning silence harbour lamp road winter s
 house paper stone water light shadow answer question measure reason memory promise quiet bright narrow
 patient careful distant ordinary sudden gentle honest plain certain strange common simple early walks
 carries opens gathers remembers follows begins changes turns listens waits returns builds keeps finds
-""".split()  # noqa: SIM905
+""".split()
 
 _SENTENCES_IN_PARAGRAPH = 5
 

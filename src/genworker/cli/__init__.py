@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from genworker.cli import report, run, status
+from genworker.cli import cohort, init, report, run, status, verify
 from genworker.cli.app import app
+from genworker.errors import ExitCode
 
-__all__ = ["app", "main", "report", "run", "status"]
+__all__ = ["app", "cohort", "init", "main", "report", "run", "status", "verify"]
 
 
 def _version(value: bool) -> None:
@@ -31,4 +32,7 @@ def root(
 
 def main() -> None:
     """The console script."""
-    app(prog_name="genworker")
+    try:
+        app(prog_name="genworker")
+    except KeyboardInterrupt:  # before any command has begun
+        raise SystemExit(int(ExitCode.SIGINT)) from None

@@ -44,7 +44,10 @@ app = typer.Typer(
 
 def say(text: str = "") -> None:
     """A line for people, on stderr; what comes from outside is made visible."""
-    print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+    try:
+        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+    except OSError:  # nobody is there to read it; the exit code still tells
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def put(text: str = "") -> None:

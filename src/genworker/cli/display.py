@@ -30,7 +30,10 @@ _SHOWN = {
     "interrupted": ("signal", "deadline_s"),
     "interrupted_again": ("signal",),
     "store_refused": ("stage", "gen_id", "error", "pause_s"),
+    "answer_not_stored": ("stage", "gen_id", "error"),
     "taken_elsewhere": ("stage", "gen_id"),
+    "locked": ("cohort", "holder", "then"),
+    "warning": ("what",),
 }
 """Events that a person wants to see, and what of them."""
 _SHOWN_VERBOSE = {

@@ -1,1 +1,159 @@
-"""``report``."""
+"""``report``, ``export`` and ``reparse``: what a cohort's texts say, as tables, pages and rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.tables import shorten, table
+
+if TYPE_CHECKING:
+    from genworker.reports.scores import Scores
+    from genworker.reports.tables import PivotRow, Table
+    from genworker.store.reader import StoreReader
+
+SHOWN_ROWS = 60
+CohortsArgument = Annotated[
+    list[str], typer.Argument(metavar="COHORT...", help="One cohort, or several to average together.")
+]
+
+
+@app.command("report")
+@command
+def report(
+    cohorts: CohortsArgument,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    tables_only: Annotated[
+        bool, typer.Option("--tables-only", help="Write the tables, not the page.")
+    ] = False,
+    all_texts: Annotated[
+        bool, typer.Option("--all-texts", help="Pages for the texts of every essay, however many they are.")
+    ] = False,
+    json_: JsonOption = False,
+) -> int:
+    """Write the scores of COHORT as tables and as a page, and print the pivot.
+
+    One cohort's report lies in its directory `reports`, one over several in `7_cross_experiment`.
+    Reads only the store: no call is made, and neither catalogue nor keys are needed.
+    """
+    from genworker.api import read_scores
+    from genworker.reports.files import write_csv
+    from genworker.reports.tables import all_tables, pivot
+    from genworker.store.reader import StoreReader
+
+    paths = data_paths(config, data_root)
+    reader = StoreReader(paths)
+    scores = read_scores(reader, cohorts)
+    one = scores.cohort_ids[0] if len(scores.cohort_ids) == 1 else None
+    directory = paths.cross_experiment_dir if one is None else paths.cohort_reports_dir(one)
+    rows = pivot(scores)
+    contents = all_tables(scores, rows)
+    files: dict[str, Path] = {}
+    for name, content in contents.items():
+        files[name] = directory / f"{name}.csv"
+        write_csv(content, files[name])
+    if not tables_only:
+        files["report"] = write_report(
+            scores, rows, contents["agreement"], reader, directory, files, all_texts=all_texts
+        )
+    if json_:
+        put_json(report_record(scores, files))
+        return 0
+    for line in pivot_lines(scores, rows):
+        put(line)
+    for path in files.values():
+        say(f"wrote {path}")
+    return 0
+
+
+def write_report(
+    scores: Scores,
+    rows: list[PivotRow],
+    agreed: Table,
+    reader: StoreReader,
+    directory: Path,
+    files: dict[str, Path],
+    *,
+    all_texts: bool,
+) -> Path:
+    """Write the page and those that it links to; returns the page's path."""
+    import shlex
+    from datetime import UTC, datetime
+
+    from genworker import __version__
+    from genworker.reports.page import TEXT_ROWS, write_pages
+
+    return write_pages(
+        scores,
+        rows,
+        agreed,
+        reader,
+        directory,
+        read_at=datetime.now(UTC),
+        version=__version__,
+        files=[path.name for path in files.values()],
+        text_rows=None if all_texts else TEXT_ROWS,
+        all_texts_command=f"genworker report {shlex.join(scores.cohort_ids)} --all-texts",
+    )[0]
+
+
+def data_paths(config: Path | None, data_root: Path | None) -> Any:
+    """The data root's layout; the settings are read only when no data root is named."""
+    from genworker.paths import Paths
+
+    if data_root is not None and config is None:
+        return Paths.from_str(data_root)
+    from genworker.settings import load_settings
+
+    loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
+    return Paths.from_str(loaded.settings.data_root)
+
+
+def report_record(scores: Scores, files: dict[str, Path]) -> dict[str, Any]:
+    """What was written, for machines."""
+    from collections import Counter
+
+    outcomes = Counter(evaluation.outcome for evaluation in scores.evaluations)
+    return {
+        "cohorts": list(scores.cohort_ids),
+        "evaluations": {"planned": len(scores.evaluations)}
+        | {outcome.value: number for outcome, number in outcomes.items()},
+        "files": {name: str(path) for name, path in files.items()},
+    }
+
+
+def pivot_lines(scores: Scores, rows: list[PivotRow]) -> list[str]:
+    """The pivot for a terminal: key columns that never change stand above it, once."""
+    from genworker.reports.scores import PivotKey
+    from genworker.reports.statistics import mean
+
+    if not rows:
+        return [f"{' + '.join(scores.cohort_ids)}: no evaluations are planned"]
+    keys = [name for name in PivotKey._fields if name != "stage"]
+    varying = [name for name in keys if len({getattr(row.key, name) for row in rows}) > 1]
+    lines = [
+        f"{name.replace('_', ' ')}: {getattr(rows[0].key, name)}" for name in keys if name not in varying
+    ]
+    evaluators = [f"{number}: {axis.template} by {axis.model}" for number, axis in enumerate(scores.axes, 1)]
+    lines += [f"evaluator {line}" for line in evaluators]
+    body = []
+    for row in rows[:SHOWN_ROWS]:
+        line = [shorten(getattr(row.key, name), 36) for name in varying]
+        for axis in scores.axes:
+            cell = row.cells.get(axis)
+            value = mean(cell.scores) if cell is not None else None
+            count = f"{len(cell.scores)}/{cell.planned}" if cell is not None else "not planned"
+            line.append(f"{'-' if value is None else f'{value:.2f}'} ({count})")
+        total = row.total()
+        body.append([*line, "-" if total is None else f"{total:.2f}"])
+    header = [name.replace("_", " ") for name in varying]
+    header += [f"evaluator {number}" for number in range(1, len(scores.axes) + 1)] + ["sum"]
+    right = range(len(varying), len(header))
+    lines += ["", *table(header, body, right=tuple(right))]
+    if len(rows) > SHOWN_ROWS:
+        lines.append(f"… and {len(rows) - SHOWN_ROWS} more; the file has them all")
+    return lines

@@ -23,6 +23,7 @@ from genworker.cli.app import (
 from genworker.cli.tables import table
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, Fault, UsageError
+from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
     from genworker.core.generation import Failure
@@ -40,6 +41,12 @@ LimitOption = Annotated[
     int | None,
     typer.Option("--limit", min=0, metavar="N", help="At most N new answers, whole lineages first."),
 ]
+IfLockedOption = Annotated[
+    IfLocked,
+    typer.Option(
+        help="When another worker has the cohort: leave (exit code 4), wait for its end, or share the work."
+    ),
+]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Lines instead of a display that redraws itself.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the summary.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retries and commits.")]
@@ -55,6 +62,7 @@ def run(
     only: OnlyOption = None,
     limit: LimitOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    if_locked: IfLockedOption = IfLocked.LEAVE,
     json_: JsonOption = False,
     plain: PlainOption = False,
     quiet: QuietOption = False,
@@ -71,7 +79,12 @@ def run(
     from genworker.engine import RunOptions, open_project
 
     project = open_project(config, data_root)
-    options = RunOptions(frozenset(stage) if stage else None, frozenset(only) if only else None, limit=limit)
+    options = RunOptions(
+        frozenset(stage) if stage else None,
+        frozenset(only) if only else None,
+        limit=limit,
+        if_locked=if_locked,
+    )
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
     return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
@@ -351,6 +364,13 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
     lines += _failure_lines(cohort, result)
     for gen_id, reason in result.outcome.lost:
         lines.append(f"NOT STORED {gen_id}: {reason}")
+    if result.outcome.unrecorded:
+        lines.append(f"The journal is incomplete: {result.outcome.unrecorded}")
+    if result.outcome.lost or result.outcome.unrecorded:
+        lines.append(
+            "The run has stopped buying because of this. Mend the disk, then go on with: "
+            f"genworker run {cohort}"
+        )
     if result.membership_changed:
         lines.append("The membership file has changed since this run read it; run again for the new rows.")
     if result.signal is not None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from genworker.core.hints import Quota
+
 
 class FinishReason(StrEnum):
     """Why the model stopped."""
@@ -87,12 +89,15 @@ class CompletionRequest:
 
     Attributes:
         timeout_s: deadline of the whole call, in seconds, from sending to the last byte.
+        cache_at: lengths of the prompt's beginnings, in characters and rising, that other calls share and
+            that are to be kept in the endpoint's prompt cache, where it has one that must be asked for.
     """
 
     model: str
     prompt: str
     sampling: Sampling
     timeout_s: float
+    cache_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ class Completion:
         text: the output, its lines ended by LF, and without lone surrogates (see `clean_text`).
         model: the model that the endpoint says answered; ``None`` where it does not say.
         latency_s: seconds from sending to the last byte.
+        quotas: limits that the endpoint announced along with it.
     """
 
     text: str
@@ -111,6 +117,7 @@ class Completion:
     latency_s: float
     model: str | None = None
     request_id: str | None = None
+    quotas: tuple[Quota, ...] = ()
 
 
 def clean_text(text: str) -> str:

@@ -1,11 +1,13 @@
-"""What response headers say about waiting: pure functions from header values to seconds."""
+"""What response headers say about waiting and about limits: pure functions from header values."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import StrEnum
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
@@ -62,3 +64,73 @@ def reset_s(value: str, now_epoch_s: float) -> float | None:
         return None
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return max(0.0, aware.timestamp() - now_epoch_s)
+
+
+class Quantity(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    INPUT = "input-tokens"
+    OUTPUT = "output-tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """One limit that an endpoint announces.
+
+    Attributes:
+        left: share of the allowance that is left, from 0 to 1; ``None`` when it does not say.
+    """
+
+    quantity: Quantity
+    per_min: float
+    left: float | None
+
+
+def _names(style: str, quantity: Quantity) -> tuple[Quantity, bytes, bytes, bytes]:
+    limit, remaining, reset = (
+        style.format(quantity=quantity.value, what=what).encode() for what in ("limit", "remaining", "reset")
+    )
+    return quantity, limit, remaining, reset
+
+
+_ANNOUNCEMENTS = (
+    *(_names("x-ratelimit-{what}-{quantity}", quantity) for quantity in (Quantity.REQUESTS, Quantity.TOKENS)),
+    *(_names("anthropic-ratelimit-{quantity}-{what}", quantity) for quantity in Quantity),
+)
+LONGEST_WINDOW_S = 120.0
+"""An allowance that fills again only after longer is not one per minute; it shows in refusals instead."""
+
+
+def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[Quota, ...]:
+    """The limits per minute that response headers announce.
+
+    Args:
+        headers: (name, value) as they came.
+        now_epoch_s: the present, in seconds since 1970.
+    """
+    found = {
+        lower: value
+        for name, value in headers
+        if (lower := name.lower()).startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))
+    }
+    if not found:
+        return ()
+    result = []
+    for quantity, limit_name, remaining_name, reset_name in _ANNOUNCEMENTS:
+        limit = _count(found.get(limit_name))
+        if not limit:
+            continue
+        reset = found.get(reset_name)
+        wait = reset_s(reset.decode("latin-1"), now_epoch_s) if reset is not None else None
+        if wait is not None and wait > LONGEST_WINDOW_S:
+            continue
+        remaining = _count(found.get(remaining_name))
+        result.append(Quota(quantity, limit, None if remaining is None else min(1.0, remaining / limit)))
+    return tuple(result)
+
+
+def _count(value: bytes | None) -> float | None:
+    text = value.decode("latin-1").strip() if value is not None else ""
+    return float(text) if _NUMBER.fullmatch(text) else None

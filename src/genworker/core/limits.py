@@ -1,35 +1,119 @@
 """How many calls a lane may have in flight: found by trying, as congestion control does.
 
-Additive increase, multiplicative decrease (Chiu and Jain, 1989), with a doubling start. A lane grows only
-while it is really full, and is cut at most once for all the calls that were admitted under one limit, so
-that a burst of refusals counts as the one signal that it is.
+Additive increase, multiplicative decrease (Chiu and Jain, 1989), with an exponential start. A lane grows only
+while it is really full and clean. It is cut at most once for all the calls that were admitted under one
+limit, so that a burst of refusals counts as the one signal that it is. Two things cut it: a refusal (429,
+529), and answers that come slower because of the lane's own load, for servers that queue and never refuse.
+Outages and timeouts only stop its growth. Time comes in as a number; equal events give equal limits.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
+
 START = 16
-"""Calls in flight at first; it doubles per clean round until the first refusal."""
-CUT = 0.75
+"""Calls in flight at first."""
+START_STEP = 2.0
+"""Calls more per clean answer until the first sign of a limit: it triples per round."""
+CUT = 0.85
 FULL = 0.8
 """A lane counts as full from this share of its limit."""
+RECOVERY = 0.05
+"""Share of the last known limit that a lane regains per clean round."""
+RESTART = 0.5
+"""Below this share of the last known limit a lane doubles per clean round, as at the start."""
+PROBE_S = 5.0
+"""Seconds at a known limit before more is tried; doubles while trying finds the same limit again."""
+PROBE_MAX_S = 80.0
+SAME = 0.12
+"""Two limits that differ by less are the same limit."""
+LEAP = 4.0
+"""The start never runs further ahead than this of the concurrency whose latency is known to be good."""
+
+ROUND_SHARE = 0.6
+"""Answers of a round that are needed to know its median; the others count as slower."""
+MIN_ROUND, MAX_ROUND = 16, 128
+LOW = 2 * START
+"""Latencies up to this concurrency make the baseline."""
+BASELINE_ANSWERS = 96
+SLOW_HOLD, SLOW_CUT, SLOW_AIM = 1.25, 1.5, 1.25
+"""Latency over baseline: growth stops, the limit is cut, and where a cut aims."""
+DOUBT_ROUNDS = 8
+"""After so many rounds without growth a smaller limit is tried: is the slowness ours at all?"""
+DOUBT_CUT = 0.7
+HOLD_ERRORS, CUT_ERRORS = 1.5, 2.5
+"""Standard errors of the medians by which a latency must exceed those, so that chance does not cut."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """Calls that were admitted one after the other under one limit."""
+
+    number: int
+    sent: dict[int, int] = field(default_factory=dict)
+    """Calls by stage; those that brought no answer are taken out."""
+    size: int = 0
+    level: int = 0
+    """The most that were in flight when one was admitted."""
+    closed: bool = False
+    logs: dict[int, list[float]] = field(default_factory=dict)
+    """Logarithms of the latencies of the answers, by stage."""
+
+    def all_logs(self, stage: int) -> list[float]:
+        """Those of a stage, infinite for calls that are still out: they take longer than the others."""
+        known = self.logs.get(stage, [])
+        return [*known, *[math.inf] * (self.sent.get(stage, 0) - len(known))]
 
 
 class LaneLimit:
-    """The limit of one lane. Time does not enter: rounds are counted in answers.
+    """The limit of one lane.
 
     Attributes:
         in_flight: calls that are out.
         ceiling: the limit never passes this.
     """
 
-    __slots__ = ("_epoch", "_limit", "_starting", "ceiling", "in_flight")
+    __slots__ = (
+        "_base",
+        "_check",
+        "_clean",
+        "_cut_round",
+        "_held_rounds",
+        "_hold",
+        "_knee",
+        "_limit",
+        "_low",
+        "_probe_at_s",
+        "_probe_s",
+        "_proven",
+        "_round",
+        "_rounds",
+        "_starting",
+        "_trouble",
+        "ceiling",
+        "in_flight",
+    )
 
     def __init__(self, ceiling: int) -> None:
         self.ceiling = ceiling
         self.in_flight = 0
         self._limit = float(min(START, ceiling))
         self._starting = True
-        self._epoch = 0
+        self._knee: float | None = None  # what the endpoint took when it last refused
+        self._probe_at_s = 0.0
+        self._probe_s = PROBE_S
+        self._hold = False  # answers come slower: do not grow
+        self._held_rounds = 0
+        self._clean = 0  # answers since the last refusal
+        self._trouble = 0  # clean answers to wait for after an outage before growing again
+        self._proven = float(START)  # concurrency at which latency was good
+        self._round = _Round(1)
+        self._rounds = {1: self._round}
+        self._cut_round = 0  # rounds up to this one have had their say
+        self._low: dict[int, list[float]] = {}
+        self._base: dict[int, float] = {}
+        self._check: tuple[float, float, float] | None = None
 
     @property
     def limit(self) -> int:
@@ -41,28 +125,197 @@ class LaneLimit:
         """Whether another call may start."""
         return self.in_flight < self.limit
 
-    def admit(self) -> int:
-        """Count a call in; returns the epoch that `answered` and `refused` want back."""
-        self.in_flight += 1
-        return self._epoch
+    def admit(self, stage: int) -> int:
+        """Count a call in; returns the number of its round, which the events below want back.
 
-    def answered(self, epoch: int) -> None:
+        Args:
+            stage: answers of different stages differ in length, so each has a baseline of its own.
+        """
+        self.in_flight += 1
+        current = self._round
+        if current.size >= min(MAX_ROUND, max(MIN_ROUND, self.limit // 2)):
+            current = self._next_round()
+        current.size += 1
+        current.sent[stage] = current.sent.get(stage, 0) + 1
+        current.level = max(current.level, self.in_flight)
+        return current.number
+
+    def _next_round(self) -> _Round:
+        closing = self._round
+        closing.closed = True
+        self._round = _Round(closing.number + 1)
+        self._rounds[self._round.number] = self._round
+        self._judge_when_known(closing)
+        return self._round
+
+    def answered(self, number: int, stage: int, latency_s: float, now_s: float) -> None:
         """A call came back clean."""
         was_full = self.in_flight >= FULL * self.limit
         self.in_flight -= 1
-        if was_full and epoch == self._epoch and self._limit < self.ceiling:
-            grown = self._limit + (1.0 if self._starting else 1.0 / self._limit)
-            self._limit = min(float(self.ceiling), grown)
+        self._clean += 1
+        if self._trouble:
+            self._trouble -= 1
+        elif was_full and not self._hold and number > self._cut_round and self._limit < self.ceiling:
+            self._grow(now_s)
+        held = self._rounds.get(number)
+        if held is not None:
+            held.logs.setdefault(stage, []).append(math.log(max(latency_s, 1e-4)))
+            self._judge_when_known(held)
 
-    def failed(self) -> None:
-        """A call came back with an error that says nothing about load."""
-        self.in_flight -= 1
+    def _grow(self, now_s: float) -> None:
+        if self._starting:
+            step, top = START_STEP, min(self.ceiling, LEAP * self._proven)
+        elif self._knee is not None and self._limit < self._knee:
+            slow = max(1.0, RECOVERY * self._knee) / self._limit
+            step, top = (1.0 if self._limit < RESTART * self._knee else slow), self._knee
+        elif self._knee is not None and now_s < self._probe_at_s:
+            return
+        else:
+            # Past what was known: faster the further it goes, since a limit may have been lifted.
+            beyond = self._limit - self._knee if self._knee is not None else 0.0
+            step, top = (1.0 + beyond) / self._limit, self.ceiling
+        self._limit = min(float(self.ceiling), max(self._limit, min(top, self._limit + step)))
 
-    def refused(self, epoch: int) -> None:
-        """The endpoint asked for fewer calls."""
+    def failed(self, number: int, stage: int, *, trouble: bool = False) -> None:
+        """A call came back without an answer, for a reason that is not load.
+
+        Args:
+            trouble: an outage or a timeout: growth waits for a clean round.
+        """
         self.in_flight -= 1
-        if epoch == self._epoch:
-            # What is in flight is what the endpoint took; an unused limit says nothing.
-            self._limit = max(1.0, min(self._limit, self.in_flight + 1.0) * CUT)
-            self._epoch += 1
-            self._starting = False
+        if trouble:
+            self._trouble = self.limit
+        self._lose(number, stage)
+
+    def refused(self, number: int, stage: int, now_s: float, *, paced: bool = False) -> bool:
+        """The endpoint asked for fewer calls.
+
+        Args:
+            paced: the lane was starting calls at a learned rate, so that may be what was refused.
+
+        Returns:
+            Whether its known limit of calls at once explains that.
+        """
+        self.in_flight -= 1
+        self._lose(number, stage)
+        knee = self._knee
+        taken = float(self.in_flight)
+        explained = knee is not None and taken >= (1.0 - SAME) * knee and self._limit >= knee
+        if number <= self._cut_round or (paced and not explained):
+            return explained
+        if not self._clean and knee is not None:
+            # It takes nothing at all, which says nothing about how much it will take again.
+            self._probe_s, self._limit = PROBE_S, max(1.0, self._limit / 2)
+            self._end_start()
+            return explained
+        self._clean = 0
+        # What is in flight is what the endpoint took; an unused limit says nothing.
+        taken = max(1.0, min(self._limit, max(taken, self._limit / 2)))
+        same = knee is not None and abs(taken - knee) <= max(1.0, SAME * knee)
+        self._probe_s = min(PROBE_MAX_S, 2 * self._probe_s) if same else PROBE_S
+        self._probe_at_s = now_s + self._probe_s
+        self._knee = taken
+        self._limit = max(1.0, taken * CUT)
+        self._end_start()
+        return explained
+
+    def _end_start(self) -> None:
+        self._starting = False
+        self._cut_round = self._round.number
+        self._next_round()
+
+    def _lose(self, number: int, stage: int) -> None:
+        held = self._rounds.get(number)
+        if held is not None:
+            held.sent[stage] -= 1
+            self._judge_when_known(held)
+
+    # Latency
+
+    def _judge_when_known(self, held: _Round) -> None:
+        if not held.closed or held.number not in self._rounds:
+            return
+        known, sent = sum(map(len, held.logs.values())), sum(held.sent.values())
+        if known >= ROUND_SHARE * sent:
+            del self._rounds[held.number]
+            if known >= MIN_ROUND // 2:
+                self._judge(held)
+
+    def _judge(self, held: _Round) -> None:
+        """Compare a round's median latency with the baseline, as logarithms, stage by stage."""
+        baseline = min((len(low) for low in self._low.values()), default=0)
+        if held.level <= LOW and baseline < BASELINE_ANSWERS:
+            self._learn(held, 0.0)
+            return
+        excesses: list[float] = []
+        for stage, base in self._base.items():
+            excesses += [value - base for value in held.all_logs(stage)]
+        excess = 0.0
+        if len(excesses) >= MIN_ROUND // 2 and baseline:
+            excesses.sort()
+            excess = excesses[len(excesses) // 2]
+            if excess == math.inf:
+                return
+            spread = (excess - excesses[len(excesses) // 4]) / 0.674
+            error = 1.25 * spread * math.sqrt(1.0 / len(excesses) + 1.0 / baseline)
+            self._decide(held, excess, error)
+        elif not self._hold:
+            self._proven = max(self._proven, float(held.level))
+        if held.sent.keys() - self._base.keys():
+            # A stage that comes late is taken to suffer from the present load as the others do.
+            self._learn(held, max(0.0, excess))
+
+    def _learn(self, held: _Round, excess: float) -> None:
+        """Take a round into the baseline of its stages."""
+        for stage in held.sent:
+            low = self._low.get(stage, [])
+            values = [value - excess for value in held.all_logs(stage)]
+            if len(values) < MIN_ROUND // 2 or len(low) >= BASELINE_ANSWERS:
+                continue
+            low = sorted([*low, *values])
+            if low[len(low) // 2] < math.inf:
+                self._low[stage] = low
+                self._base[stage] = low[len(low) // 2]
+
+    def _decide(self, held: _Round, excess: float, error: float) -> None:
+        if self._check is not None and held.number > self._cut_round:
+            level, before, limit = self._check
+            self._check = None
+            eased = before - excess
+            if eased < 0.5 * math.log(max(level, 2.0) / max(1, held.level)) - error:
+                # Fewer calls did not make it faster: the slowness is not ours, and is the new baseline.
+                self._shift(excess)
+                self._limit = max(self._limit, limit)
+                self._hold, self._held_rounds = False, 0
+                return
+        if held.level <= START:
+            # Nobody is asked to go below the start for slowness: this is the baseline.
+            self._shift(excess / 2)
+            self._hold = False
+        elif excess > math.log(SLOW_CUT) + CUT_ERRORS * error:
+            self._hold = True
+            if held.number > self._cut_round:
+                self._slow_down(held, excess, held.level * SLOW_AIM / math.exp(excess))
+            return
+        else:
+            self._hold = excess > math.log(SLOW_HOLD) + HOLD_ERRORS * error
+        if self._hold:
+            self._held_rounds += 1
+            doubtful = self._held_rounds >= DOUBT_ROUNDS and self._limit < self.ceiling
+            if doubtful and held.number > self._cut_round:
+                self._slow_down(held, excess, held.level * DOUBT_CUT)
+            return
+        self._held_rounds = 0
+        self._proven = max(self._proven, float(held.level))
+        if excess < -CUT_ERRORS * error - 0.05:
+            self._shift(excess / 2)  # it has become faster for good
+
+    def _slow_down(self, held: _Round, excess: float, aim: float) -> None:
+        self._check = (float(held.level), excess, self._limit)
+        self._limit = min(self._limit, max(float(START), held.level / 2, aim))
+        self._held_rounds = 0
+        self._end_start()
+
+    def _shift(self, by: float) -> None:
+        for stage in self._base:
+            self._base[stage] += by

@@ -159,7 +159,7 @@ class _Found:
     Attributes:
         text: the place, for messages.
         number: as it stands; ``None`` when it cannot be read without guessing.
-        out_of: the denominator of a fraction, above 0, or NaN when it cannot be read either.
+        out_of: the denominator of a fraction; 0 or NaN only where `number` is ``None``.
         is_exact: the line is ``SCORE: X`` and nothing else.
     """
 

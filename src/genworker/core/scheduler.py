@@ -1,7 +1,7 @@
-"""Decides which call starts when: lineages, lanes, retries. No I/O and no clock; time comes in as a number.
+"""Decides which call starts when: lineages, lanes, retries, money. No I/O and no clock; time is a number.
 
 Events go in (`answered`, `committed`, `refused`, …), decisions come out (`next_start`, `wake_at`).
-Equal events give equal decisions. The asyncio runner and a simulation can ask the same object.
+Equal events give equal decisions. The asyncio runner and a simulation ask the same object.
 """
 
 from __future__ import annotations
@@ -9,12 +9,16 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
 
-from genworker.core.limits import LaneLimit
+from genworker.core.budget import Budget, Charge
+from genworker.core.completion import Completion
+from genworker.core.hints import Quantity
+from genworker.core.lane import Lane, LaneSpec
+from genworker.core.rates import SHARE, Flow, TokenRate
 from genworker.errors import (
     MalformedAnswerError,
     ProviderError,
@@ -26,6 +30,14 @@ from genworker.errors import (
 
 NO_LANE = -1
 """Lane of a job that asks no endpoint (a copy): it needs no slot."""
+WINDOW = 512
+"""Children that are ready, their parents' texts in memory: up to here the earliest stage goes first."""
+LEAD_S = 2.0
+"""How far the first call of a shared prompt goes ahead of the others: then the cache holds it."""
+CACHE_LIFE_S = 270.0
+"""A prompt cache forgets what nobody used for five minutes; after this the next call leads again."""
+MANY_PREFIXES = 4096
+_UNTRIED = (0, 0, 0)
 
 
 class JobState(IntEnum):
@@ -37,13 +49,15 @@ class JobState(IntEnum):
     RUNNING = 2
     BACKING_OFF = 3
     COMMITTING = 4
-    DONE = 5
-    FAILED = 6
-    BLOCKED = 7
+    PARKED = 5
+    """Its worst case does not fit the caps as long as other calls are out."""
+    DONE = 6
+    FAILED = 7
+    BLOCKED = 8
     """An ancestor ended without a usable text."""
-    STOPPED = 8
+    STOPPED = 9
     """Its lane was stopped before it could be called."""
-    LEFT = 9
+    LEFT = 10
     """Not part of this run: done already, not selected, or held by another worker."""
 
 
@@ -51,16 +65,18 @@ TERMINAL = frozenset(state for state in JobState if state >= JobState.DONE)
 
 
 @dataclass(frozen=True, slots=True)
-class LaneSpec:
-    """A lane: one model of one endpoint.
+class EndpointSpec:
+    """What is configured for one endpoint, over all its models.
 
     Attributes:
-        endpoint: index of the endpoint.
-        name: for people, such as ``openrouter/gemini_25_pro``.
+        max_concurrency: calls in flight, at most.
+        rpm: requests per minute; ``None`` when it is not configured.
+        tpm: tokens per minute, of prompts and answers.
     """
 
-    endpoint: int
-    name: str
+    max_concurrency: int
+    rpm: float | None = None
+    tpm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +85,25 @@ class RetryPolicy:
 
     Attributes:
         transport: retries after an outage, a timeout or an unreadable answer.
-        rate_limit: retries after "too many requests".
+        rate_limit: retries after "too many requests"; ``None``: as long as the lane is patient.
+        content: retries after something came that is not an answer; each may be billed.
         base_s: the first pause, in seconds; it doubles from try to try.
         cap_s: no pause that we choose is longer; a hint of the endpoint is obeyed as it is.
+        max_wait_s: a lane that is told to wait longer, or is refused for longer, is stopped.
+        breaker_calls: a lane is watched over so many calls; when (nearly) all have failed it is only probed.
+        outage_s: a lane that is only probed is stopped after so long.
+        hopeless_calls: so many rows refused for good, before anything was ever answered, stop a lane.
     """
 
     transport: int = 5
-    rate_limit: int = 30
+    rate_limit: int | None = None
+    content: int = 2
     base_s: float = 1.0
     cap_s: float = 60.0
+    max_wait_s: float = 600.0
+    breaker_calls: int = 20
+    outage_s: float = 90.0
+    hopeless_calls: int = 100
 
     def pause_s(self, attempt: int, share: float) -> float:
         """Seconds before the next try: full jitter (Brooker, 2015), within [0, `cap_s`].
@@ -99,37 +125,69 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Decision: the call will be tried again, not before `at_s`."""
+    """Decision: the call will be tried again, not before `at_s`.
+
+    Attributes:
+        lane: the name of the lane that takes the row over; ``None`` when it stays.
+        stopped: names of the lanes that were stopped along with it.
+    """
 
     at_s: float
+    lane: str | None = None
+    stopped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Decision: the job has failed for good.
+    """Decision: the job will not be tried again in this run.
 
     Attributes:
+        failed: whether the row is at fault; ``False`` when its lane was stopped.
         stopped: names of the lanes that were stopped along with it.
     """
 
     reason: str
+    failed: bool = True
     stopped: tuple[str, ...] = ()
+
+
+class _Endpoint:
+    __slots__ = ("flow", "in_flight", "lanes", "spec", "tokens")
+
+    def __init__(self, spec: EndpointSpec) -> None:
+        self.spec = spec
+        self.in_flight = 0
+        self.flow = Flow()
+        self.tokens = TokenRate(spec.tpm)
+        self.lanes: list[Lane] = []
+
+    def ready_at_s(self) -> float:
+        return max(self.flow.ready_at_s, self.tokens.ready_at_s)
+
+    def begin(self, tokens: float, now_s: float) -> None:
+        self.in_flight += 1
+        if self.spec.rpm is not None:
+            self.flow.take(1.0, self.spec.rpm / 60.0 * SHARE, now_s)
+        self.tokens.take(tokens, now_s)
 
 
 class Scheduler:
     """The state of one run's jobs.
 
     Jobs are numbered as the membership's rows are. A child is ready when its parent is committed; there
-    is no barrier between stages. Among ready jobs of a lane the latest stage goes first, so that lineages
-    are finished rather than begun, and their texts leave memory; then the membership's order.
+    is no barrier between stages. A lane takes its ready jobs from the earliest stage, since what has most
+    calls ahead of it ends last, until `window` children are ready: then from the latest, so that lineages are
+    finished rather than begun and texts leave memory. Within a stage the membership's order holds.
 
     Args:
         stages: each job's stage as a number from 0.
         parents: each job's parent, -1 when it has none in this run.
-        lanes: each job's lane, `NO_LANE` for copies.
+        lanes: each job's lane, `NO_LANE` for copies; changed when a row is handed to a fallback.
         selected: whether a job is to be run; the others are `JobState.LEFT`.
-        endpoint_limits: calls in flight per endpoint, at most.
+        endpoints: as the lanes' specs number them.
         max_concurrency: calls in flight over all endpoints, at most.
+        budget: the caps and what was spent before.
+        window: children that may be ready in a lane before the latest stage goes first; 0: it always does.
     """
 
     def __init__(
@@ -137,39 +195,49 @@ class Scheduler:
         *,
         stages: Sequence[int],
         parents: Sequence[int],
-        lanes: Sequence[int],
+        lanes: MutableSequence[int],
         selected: Sequence[int],
         lane_specs: Sequence[LaneSpec],
-        endpoint_limits: Sequence[int],
+        endpoints: Sequence[EndpointSpec],
         max_concurrency: int,
         retry: RetryPolicy | None = None,
+        budget: Budget | None = None,
+        window: int = WINDOW,
     ) -> None:
         count = len(stages)
-        self._stages, self._parents, self._lanes = stages, parents, lanes
-        self._specs = lane_specs
+        self._stages, self._parents, self._lane_of = stages, parents, lanes
         self._retry = retry or RetryPolicy()
         self._max_concurrency = max_concurrency
-        self._endpoint_limits = endpoint_limits
-        self._endpoint_in_flight = [0] * len(endpoint_limits)
-        self._limits = [LaneLimit(endpoint_limits[spec.endpoint]) for spec in lane_specs]
-        self._paused_until = [0.0] * len(lane_specs)
-        self._stop_reasons: list[str | None] = [None] * len(lane_specs)
+        self.budget = budget or Budget()
+        depth = max(stages, default=0) + 1
+        self._deepest_first, self._earliest_first = range(depth - 1, -1, -1), range(depth)
+        self._window = window
+        self._endpoints = [_Endpoint(spec) for spec in endpoints]
+        self._lanes = [
+            Lane(spec, endpoints[spec.endpoint].max_concurrency, depth, self._retry.breaker_calls)
+            for spec in lane_specs
+        ]
+        for lane in self._lanes:
+            self._endpoints[lane.spec.endpoint].lanes.append(lane)
+        self._free: deque[int] = deque()  # jobs without a lane that are ready
         self._ended: list[int] = []
         self.states = bytearray(count)
         self.in_flight = 0
         self.committing = 0
         self.draining = False
+        self.capped: str | None = None
         self.blockers: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
-        self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, epoch of its lane)
-        self._tries: dict[int, tuple[int, int]] = {}  # job -> (transport failures, rate-limit failures)
+        self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, round of its lane)
+        self._tries: dict[int, tuple[int, int, int]] = {}  # job -> failures: transport, rate limit, content
+        self._reserved: dict[int, Charge] = {}
+        self._parked: dict[tuple[int, int], list[tuple[int, Charge]]] = {}  # by lane and stage
+        self._left_lanes: dict[int, tuple[int, ...]] = {}  # lanes that refused a job before its present one
         self._backing_off: list[tuple[float, int]] = []
+        self._prefixes: dict[str, list[float]] = {}  # shared prompt -> [held by the cache from, last used]
+        self._leading: dict[int, str] = {}
         self._open = 0
         self._link_children()
-        # Per lane a queue per stage, the latest stage first; the last entry serves jobs without a lane.
-        depth = max(stages, default=0) + 1
-        self._ready = [[deque[int]() for _ in range(depth)] for _ in range(len(lane_specs) + 1)]
-        self._ready_count = [0] * (len(lane_specs) + 1)
         self._turn = 0
         self._select(selected)
 
@@ -191,6 +259,8 @@ class Scheduler:
                 self.states[job] = JobState.LEFT
             else:
                 self._open += 1
+                if (lane := self._lane_of[job]) != NO_LANE:
+                    self._lanes[lane].open_jobs += 1
         for job in range(len(self._stages)):
             parent = self._parents[job]
             if self.states[job] == JobState.WAITING and (parent < 0 or not selected[parent]):
@@ -217,6 +287,10 @@ class Scheduler:
         """Where a job stands."""
         return JobState(self.states[job])
 
+    def lane_of(self, job: int) -> int:
+        """The lane that a job is in now."""
+        return self._lane_of[job]
+
     def take_ended(self) -> list[int]:
         """Jobs that reached a terminal state since the last call, in that order."""
         ended, self._ended = self._ended, []
@@ -224,27 +298,27 @@ class Scheduler:
 
     def tries(self, job: int) -> int:
         """Calls of a job that have failed so far."""
-        return sum(self._tries.get(job, (0, 0)))
+        return sum(self._tries.get(job, _UNTRIED))
 
     def lane_limit(self, lane: int) -> int:
         """Calls that a lane may have in flight at present."""
-        return self._limits[lane].limit
+        return self._lanes[lane].limit.limit
+
+    def lanes(self) -> Sequence[Lane]:
+        """The lanes, to be looked at."""
+        return self._lanes
 
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
-        """(name, seconds left) of lanes that wait because their endpoint asked them to."""
+        """(name, seconds left) of lanes that wait: their endpoint asked them to, or is out of order."""
         return [
-            (spec.name, until - now_s)
-            for spec, until in zip(self._specs, self._paused_until, strict=True)
-            if until > now_s
+            (lane.spec.name, lane.paused_until_s - now_s)
+            for lane in self._lanes
+            if lane.paused_until_s > now_s and lane.stopped is None
         ]
 
     def stopped_lanes(self) -> list[tuple[str, str]]:
         """(name, reason) of lanes that were stopped."""
-        return [
-            (spec.name, reason)
-            for spec, reason in zip(self._specs, self._stop_reasons, strict=True)
-            if reason is not None
-        ]
+        return [(lane.spec.name, lane.stopped) for lane in self._lanes if lane.stopped is not None]
 
     # Decisions
 
@@ -252,52 +326,126 @@ class Scheduler:
         """The next job to begin, counted as in flight from here on; ``None`` when nothing may begin now."""
         if self.draining:
             return None
-        self._wake(now_s)
-        lane_count = len(self._specs)
-        if self._ready_count[lane_count]:
-            return self._begin(lane_count)
+        if self._backing_off:
+            self._wake(now_s)
+        if self._free:
+            return self._begin(self._free.popleft(), 0)
         # A commit that lags behind the answers holds starts back: texts must not pile up in memory.
-        if self.in_flight >= self._max_concurrency or self.committing >= 4 * self._max_concurrency:
-            return None
-        for step in range(lane_count):
-            lane = (self._turn + step) % lane_count
-            if self._ready_count[lane] and self._may_call(lane, now_s):
-                self._turn = lane + 1
-                return self._begin(lane)
+        if self.in_flight < self._max_concurrency and self.committing < 4 * self._max_concurrency:
+            lanes = self._lanes
+            for step in range(len(lanes)):
+                number = (self._turn + step) % len(lanes)
+                lane = lanes[number]
+                if not lane.ready or not self._has_room(lane):
+                    continue
+                endpoint = self._endpoints[lane.spec.endpoint]
+                if lane.ready_at_s() > now_s or endpoint.ready_at_s() > now_s:
+                    continue
+                job = self._pop(number, lane)
+                if job is None:
+                    continue
+                self._turn = number + 1
+                self.in_flight += 1
+                stage = self._stages[job]
+                endpoint.begin(lane.guess(Quantity.TOKENS, stage), now_s)
+                return self._begin(job, lane.begin(stage, now_s))
+        if self._parked:
+            self._look_at_caps()
         return None
 
-    def _may_call(self, lane: int, now_s: float) -> bool:
-        endpoint = self._specs[lane].endpoint
-        return (
-            self._paused_until[lane] <= now_s
-            and self._endpoint_in_flight[endpoint] < self._endpoint_limits[endpoint]
-            and self._limits[lane].has_room
+    def _has_room(self, lane: Lane) -> bool:
+        endpoint = self._endpoints[lane.spec.endpoint]
+        if not lane.has_room or endpoint.in_flight >= endpoint.spec.max_concurrency:
+            return False
+        if len(self._lanes) == 1:
+            return True
+        # Some slots stay free for lanes that have few: calls that hang in one must not hold up another.
+        own = lane.limit.in_flight
+        top = self._max_concurrency
+        if self.in_flight >= top - top // 8 and own >= top // 8 and _someone_short(self._lanes, lane, top):
+            return False
+        top = endpoint.spec.max_concurrency
+        return not (
+            endpoint.in_flight >= top - top // 8
+            and own >= top // 8
+            and _someone_short(endpoint.lanes, lane, top)
         )
 
-    def _begin(self, lane: int) -> Start:
-        queues = self._ready[lane]
-        queue = next(queue for queue in reversed(queues) if queue)
-        job = queue.popleft()
-        self._ready_count[lane] -= 1
-        epoch = 0
-        attempt = self.tries(job) + 1
-        if lane < len(self._specs):
-            epoch = self._limits[lane].admit()
-            self._endpoint_in_flight[self._specs[lane].endpoint] += 1
-            self.in_flight += 1
-        self._running[job] = (attempt, epoch)
+    def _pop(self, number: int, lane: Lane) -> int | None:
+        order = self._deepest_first
+        if lane.ready_children < self._window:
+            order = self._earliest_first
+        for stage in order:
+            queue = lane.queues[stage]
+            if queue and (not self._parked or (number, stage) not in self._parked):
+                lane.ready -= 1
+                lane.ready_children -= stage > 0
+                return queue.popleft()
+        return None
+
+    def _begin(self, job: int, round_: int) -> Start:
+        tries = self._tries.get(job)
+        attempt = 1 if tries is None else sum(tries) + 1
+        self._running[job] = (attempt, round_)
         self.states[job] = JobState.RUNNING
         return Start(job, attempt)
 
+    def clear(self, job: int, worst: Charge, now_s: float, prefix: str | None = None) -> bool:
+        """The last question before a call: whether it may be sent now. Its worst case is reserved then.
+
+        Args:
+            worst: what the call may cost at most.
+            prefix: names the beginning of the prompt that other calls share, where a cache is to keep it.
+
+        Returns:
+            ``False``: the job's slot is free again, and `next_start` will name the job another time.
+        """
+        if prefix is not None and not self._may_use(job, prefix, now_s):
+            self._put_back(job)
+            self.states[job] = JobState.BACKING_OFF
+            heapq.heappush(self._backing_off, (self._prefixes[prefix][0], job))
+            return False
+        if job in self._reserved:
+            return True
+        if self.budget.reserve(worst):
+            self._reserved[job] = worst
+            return True
+        self._leading.pop(job, None)
+        self._put_back(job)
+        self.states[job] = JobState.PARKED
+        self._parked.setdefault((self._lane_of[job], self._stages[job]), []).append((job, worst))
+        return False
+
+    def _may_use(self, job: int, prefix: str, now_s: float) -> bool:
+        held = self._prefixes.get(prefix)
+        if held is None or now_s - held[1] > CACHE_LIFE_S:
+            if len(self._prefixes) >= MANY_PREFIXES:
+                self._prefixes = {k: v for k, v in self._prefixes.items() if now_s - v[1] <= CACHE_LIFE_S}
+            self._prefixes[prefix] = [now_s + LEAD_S, now_s]
+            self._leading[job] = prefix
+            return True
+        if now_s < held[0] and self._leading.get(job) != prefix:
+            return False
+        held[1] = now_s
+        return True
+
+    def _put_back(self, job: int) -> None:
+        """Undo a start that did not become a call."""
+        _, round_ = self._running.pop(job)
+        lane = self._lane_of[job]
+        if lane != NO_LANE:
+            self._leave(lane)
+            self._lanes[lane].not_begun(round_, self._stages[job])
+
     def wake_at(self, now_s: float) -> float | None:
         """When to ask `next_start` again if no event comes before; ``None`` when only an event helps."""
-        times = [self._backing_off[0][0]] if self._backing_off else []
-        times += [
-            until
-            for lane, until in enumerate(self._paused_until)
-            if until > now_s and self._ready_count[lane] and self._stop_reasons[lane] is None
-        ]
-        return min(times, default=None)
+        soonest = self._backing_off[0][0] if self._backing_off else None
+        for lane in self._lanes:
+            if lane.ready and lane.stopped is None and lane.has_room:
+                at_s = max(lane.ready_at_s(), self._endpoints[lane.spec.endpoint].ready_at_s())
+                if at_s > now_s and (soonest is None or at_s < soonest):
+                    soonest = at_s
+        return soonest
 
     def _wake(self, now_s: float) -> None:
         while self._backing_off and self._backing_off[0][0] <= now_s:
@@ -305,15 +453,71 @@ class Scheduler:
             if self.states[job] == JobState.BACKING_OFF:
                 self._make_ready(job, first=True)
 
+    # Money
+
+    def _settle(self, job: int, actual: Charge | None) -> None:
+        """Turn a reservation into spending; ``None``: the worst case, since nobody knows better."""
+        worst = self._reserved.pop(job, None)
+        if worst is None:
+            return
+        self.budget.settle(worst, worst if actual is None else actual)
+        if self._parked:
+            self._unpark()
+
+    def _unpark(self) -> None:
+        """Make ready what fits by now, its worst case reserved."""
+        for key in list(self._parked):
+            waiting = self._parked[key]
+            while waiting and self.budget.reserve(waiting[0][1]):
+                job, worst = waiting.pop(0)
+                self._reserved[job] = worst
+                self._make_ready(job, first=True)
+                if self.states[job] != JobState.READY:  # its lane was stopped meanwhile
+                    self.budget.settle(self._reserved.pop(job), Charge())
+            if not waiting:
+                del self._parked[key]
+
+    def _look_at_caps(self) -> None:
+        """Stop when no call that is ready fits the caps any more, and none is out that could free some."""
+        if self.in_flight or self.committing or self._backing_off or self._reserved:
+            return
+        for number, lane in enumerate(self._lanes):
+            for stage, queue in enumerate(lane.queues):
+                if queue and (number, stage) not in self._parked and lane.stopped is None:
+                    return
+        least = min((worst for waiting in self._parked.values() for _, worst in waiting), key=_dearness)
+        over = self.budget.spent + least
+        self.capped = self.budget.caps.passed_by(over)
+        self.draining = True
+
     # Events
 
-    def answered(self, job: int) -> None:
-        """A call brought an answer; its slot is free, its commit is under way."""
-        lane = self._lanes[job]
-        _, epoch = self._running.pop(job)
-        if lane != NO_LANE:
-            self._limits[lane].answered(epoch)
-            self._leave(lane)
+    def answered(
+        self,
+        job: int,
+        completion: Completion | None = None,
+        now_s: float = 0.0,
+        charge: Charge | None = None,
+    ) -> None:
+        """A call brought an answer; its slot is free, its commit is under way.
+
+        Args:
+            completion: ``None`` when no call was needed.
+            charge: what it cost; ``None`` when the endpoint does not say: the worst case then.
+        """
+        if completion is None:
+            self._put_back(job)
+        else:
+            _, round_ = self._running.pop(job)
+            number = self._lane_of[job]
+            lane = self._lanes[number]
+            self._leave(number)
+            surplus = lane.answered(round_, self._stages[job], completion, now_s)
+            self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
+            self._settle(job, charge)
+            prefix = self._leading.pop(job, None)
+            if prefix is not None and prefix in self._prefixes:
+                self._prefixes[prefix][0] = min(self._prefixes[prefix][0], now_s)
         self.committing += 1
         self.states[job] = JobState.COMMITTING
 
@@ -328,9 +532,11 @@ class Scheduler:
             self._fail(job, failure)
             return
         self._end(job, JobState.DONE)
-        for child in self.children(job):
+        child = self._first_child[job]
+        while child >= 0:
             if self.states[child] == JobState.WAITING:
                 self._make_ready(child)
+            child = self._next_child[child]
 
     def lost(self, job: int, reason: str) -> None:
         """An answer could not be stored."""
@@ -339,87 +545,157 @@ class Scheduler:
 
     def refused(self, job: int, error: ProviderError, now_s: float) -> Retry | GiveUp:
         """A call brought an error: decide whether it is tried again, and what its lane learns."""
-        lane = self._lanes[job]
-        attempt, epoch = self._running.pop(job)
-        transport, limited = self._tries.get(job, (0, 0))
-        self._leave(lane)
+        number = self._lane_of[job]
+        lane = self._lanes[number]
+        attempt, round_ = self._running.pop(job)
+        self._leave(number)
+        if error.quotas:
+            lane.heed(error.quotas)
+        prefix = self._leading.pop(job, None)
+        if prefix is not None:
+            self._prefixes.pop(prefix, None)
+        self._settle(job, None if error.may_be_billed else Charge(calls=self._called(job)))
         if isinstance(error, RateLimitedError):
-            self._limits[lane].refused(epoch)
-            return self._after_rate_limit(job, error, (transport, limited + 1), attempt, now_s)
-        self._limits[lane].failed()
+            return self._after_rate_limit(job, lane, round_, attempt, error, now_s)
         if isinstance(error, RequestRejectedError):
-            return self._after_rejection(job, lane, error)
-        retryable = not isinstance(error, MalformedAnswerError) or error.retryable
-        self._tries[job] = (transport + 1, limited)
-        if not retryable or transport >= self._retry.transport:
-            reason = str(error) if attempt == 1 else f"{error} (after {attempt} tries)"
-            self._fail(job, reason)
-            return GiveUp(reason)
-        hint = error.retry_after_s if isinstance(error, ProviderUnavailableError) else None
-        pause = hint if hint is not None else self._retry.pause_s(transport + 1, self._share(job, attempt))
-        return self._back_off(job, now_s + pause)
+            lane.limit.failed(round_, self._stages[job])
+            return self._after_rejection(job, number, error, now_s)
+        return self._after_outage(job, lane, round_, attempt, error, now_s)
+
+    def _called(self, job: int) -> int:
+        worst = self._reserved.get(job)
+        return 0 if worst is None else worst.calls
 
     def _after_rate_limit(
-        self, job: int, error: RateLimitedError, tries: tuple[int, int], attempt: int, now_s: float
+        self, job: int, lane: Lane, round_: int, attempt: int, error: RateLimitedError, now_s: float
     ) -> Retry | GiveUp:
-        lane = self._lanes[job]
-        self._tries[job] = tries
+        lane.refused(round_, self._stages[job], now_s, by_rate=error.status != 529)
+        transport, limited, content = self._tries.get(job, _UNTRIED)
+        self._tries[job] = (transport, limited + 1, content)
+        policy, hint = self._retry, error.retry_after_s
         share = self._share(job, attempt)
-        if error.retry_after_s is not None:
-            # The hint delays requests of the whole lane; a little spread keeps them from returning at once.
-            self._paused_until[lane] = max(self._paused_until[lane], now_s + error.retry_after_s)
-            pause = error.retry_after_s + 0.05 * share
-        else:
-            pause = self._retry.pause_s(tries[1], share)
-        if tries[1] > self._retry.rate_limit:
+        if hint is not None:
+            lane.pause(now_s + hint)
+        elif lane.refusals > 1:
+            # Nobody says how long: the lane waits longer from refusal to refusal until a call is let in.
+            lane.pause(now_s + policy.pause_s(lane.refusals - 1, 0.5 + share / 2))
+        since = lane.refused_since_s
+        if hint is not None and hint > policy.max_wait_s:
+            return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
+        if since is not None and now_s - since > policy.max_wait_s:
+            reason = f"every call was refused for {_span(now_s - since)}; the last time: {error}"
+            return self._give_up_lane(job, lane, reason)
+        if policy.rate_limit is not None and limited >= policy.rate_limit:
             reason = f"{error} (after {attempt} tries)"
             self._fail(job, reason)
             return GiveUp(reason)
+        return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(limited + 1, share)))
+
+    def _after_outage(
+        self, job: int, lane: Lane, round_: int, attempt: int, error: ProviderError, now_s: float
+    ) -> Retry | GiveUp:
+        only_fails = lane.out_of_order(round_, self._stages[job], now_s)
+        policy = self._retry
+        hint = error.retry_after_s if isinstance(error, ProviderUnavailableError) else None
+        if hint is not None:
+            lane.pause(now_s + hint)
+            if hint > policy.max_wait_s:
+                return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
+        retryable = not isinstance(error, MalformedAnswerError) or error.retryable
+        transport, limited, content = self._tries.get(job, _UNTRIED)
+        if only_fails and retryable:
+            assert lane.opened_s is not None
+            if now_s - lane.opened_s >= policy.outage_s and lane.probes >= 3:
+                return self._give_up_lane(job, lane, f"the last {lane.watched} calls failed: {error}")
+            # The lane is at fault, not this row: it is not counted against the row's tries.
+            self._tries[job] = (transport, limited + 1, content)
+            return self._back_off(job, lane.paused_until_s)
+        if isinstance(error, MalformedAnswerError):
+            content += 1
+        else:
+            transport += 1
+        self._tries[job] = (transport, limited, content)
+        if not retryable or transport > policy.transport or content > policy.content:
+            reason = str(error) if attempt == 1 else f"{error} (after {attempt} tries)"
+            self._fail(job, reason)
+            return GiveUp(reason)
+        pause = hint if hint is not None else policy.pause_s(transport + content, self._share(job, attempt))
         return self._back_off(job, now_s + pause)
 
-    def _after_rejection(self, job: int, lane: int, error: RequestRejectedError) -> GiveUp:
+    def _after_rejection(
+        self, job: int, number: int, error: RequestRejectedError, now_s: float
+    ) -> Retry | GiveUp:
+        lane = self._lanes[number]
         reason = str(error)
-        stopped: list[str] = []
         if error.scope is not Scope.ROW:
-            endpoint = self._specs[lane].endpoint
-            for other, spec in enumerate(self._specs):
-                hit = other == lane if error.scope is Scope.LANE else spec.endpoint == endpoint
-                if hit and self._stop_reasons[other] is None:
-                    stopped.append(spec.name)
-                    self._stop_reasons[other] = reason
+            peers = [lane] if error.scope is Scope.LANE else self._endpoints[lane.spec.endpoint].lanes
+            return self._give_up_lane(job, lane, reason, peers)
+        lane.rejected += 1
+        if not lane.succeeded and lane.rejected >= self._retry.hopeless_calls:
+            reason = f"the first {lane.rejected} calls were all refused for good: {error}"
+            return self._give_up_lane(job, lane, reason)
+        if self._hand_over(job):
+            return Retry(now_s, self._lanes[self._lane_of[job]].spec.name)
         self._fail(job, reason)
+        return GiveUp(reason)
+
+    def _give_up_lane(self, job: int, lane: Lane, reason: str, peers: Sequence[Lane] = ()) -> Retry | GiveUp:
+        """Stop lanes; the job in hand goes to a fallback or fails with the reason."""
+        stopped = []
+        for other in peers or (lane,):
+            if other.stopped is None:
+                other.stopped = reason
+                stopped.append(other.spec.name)
+        result: Retry | GiveUp
+        if self._hand_over(job):
+            result = Retry(0.0, self._lanes[self._lane_of[job]].spec.name, tuple(stopped))
+        else:
+            self._fail(job, reason)
+            result = GiveUp(reason, stopped=tuple(stopped))
         if stopped:
             self._stop_jobs()
-        return GiveUp(reason, tuple(stopped))
+        return result
+
+    def _hand_over(self, job: int) -> bool:
+        """Give a job to its lane's fallback; ``False`` when there is none left that works."""
+        left = self._left_lanes.get(job, ())
+        number = self._lane_of[job]
+        target = self._lanes[number].spec.fallback
+        seen = {*left, number}
+        while target >= 0 and (target in seen or self._lanes[target].stopped is not None):
+            seen.add(target)
+            target = self._lanes[target].spec.fallback
+            if target in seen:
+                return False
+        if target < 0:
+            return False
+        self._left_lanes[job] = (*left, number)
+        self._lanes[number].open_jobs -= 1
+        self._lanes[target].open_jobs += 1
+        self._lane_of[job] = target
+        self._make_ready(job)
+        return True
 
     def abandoned(self, job: int) -> None:
-        """A call was cancelled: its job is open again, for another run."""
-        self._running.pop(job, None)
-        lane = self._lanes[job]
+        """A call was cancelled: its job is open again, for another run. It may have been billed."""
+        _, round_ = self._running.pop(job, (0, 0))
+        self._settle(job, None)
+        lane = self._lane_of[job]
         if lane != NO_LANE:
-            self._limits[lane].failed()
+            self._lanes[lane].limit.failed(round_, self._stages[job])
             self._leave(lane)
         self.states[job] = JobState.READY
 
     def failed_before_call(self, job: int, reason: str) -> None:
         """A job cannot even be asked for: its prompt cannot be made."""
-        self._running.pop(job, None)
-        lane = self._lanes[job]
-        if lane != NO_LANE:
-            self._limits[lane].failed()
-            self._leave(lane)
+        self._put_back(job)
         self._fail(job, reason)
 
-    def taken_elsewhere(self, job: int, reason: str) -> None:
-        """Another worker has this generation in hand; its descendants are not for this run."""
-        self._running.pop(job, None)
-        lane = self._lanes[job]
-        if lane != NO_LANE:
-            self._limits[lane].failed()
-            self._leave(lane)
-        self.reasons[job] = reason
-        self._end(job, JobState.LEFT)
-        self._block_descendants(job)
+    def taken_elsewhere(self, job: int, until_s: float) -> None:
+        """Another worker has this generation in hand: look again at `until_s`."""
+        self._put_back(job)
+        self.states[job] = JobState.BACKING_OFF
+        heapq.heappush(self._backing_off, (until_s, job))
 
     def drain(self) -> None:
         """Begin nothing more; what is in flight may still arrive."""
@@ -430,51 +706,62 @@ class Scheduler:
     def _leave(self, lane: int) -> None:
         if lane != NO_LANE:
             self.in_flight -= 1
-            self._endpoint_in_flight[self._specs[lane].endpoint] -= 1
+            self._endpoints[self._lanes[lane].spec.endpoint].in_flight -= 1
 
     def _make_ready(self, job: int, *, first: bool = False) -> None:
-        lane = self._lanes[job]
-        if lane != NO_LANE:
-            stop = self._stop_reasons[lane]
-            if stop is not None:
-                self._stop(job, stop)
-                return
-        index = lane if lane != NO_LANE else len(self._specs)
-        queue = self._ready[index][self._stages[job]]
+        number = self._lane_of[job]
+        self.states[job] = JobState.READY
+        if number == NO_LANE:
+            self._free.append(job)
+            return
+        lane = self._lanes[number]
+        if lane.stopped is not None:
+            if not self._hand_over(job):
+                self._stop(job, lane.stopped)
+            return
+        queue = lane.queues[self._stages[job]]
         if first:
             queue.appendleft(job)
         else:
             queue.append(job)
-        self._ready_count[index] += 1
-        self.states[job] = JobState.READY
+        lane.ready += 1
+        lane.ready_children += self._stages[job] > 0
 
     def _back_off(self, job: int, at_s: float) -> Retry | GiveUp:
-        lane = self._lanes[job]
-        stop = self._stop_reasons[lane]
-        if stop is not None:  # the lane was stopped while this call was out
-            self._stop(job, stop)
-            return GiveUp(stop)
+        lane = self._lanes[self._lane_of[job]]
+        if lane.stopped is not None:  # the lane was stopped while this call was out
+            if self._hand_over(job):
+                return Retry(at_s, self._lanes[self._lane_of[job]].spec.name)
+            self._stop(job, lane.stopped)
+            return GiveUp(lane.stopped, failed=False)
         self.states[job] = JobState.BACKING_OFF
         heapq.heappush(self._backing_off, (at_s, job))
         return Retry(at_s)
 
     def _stop_jobs(self) -> None:
-        """End the jobs of stopped lanes that have not been called."""
-        for job, state in enumerate(self.states):
-            lane = self._lanes[job]
-            if lane == NO_LANE or state not in (JobState.READY, JobState.BACKING_OFF):
-                continue
-            reason = self._stop_reasons[lane]
-            if reason is not None:
-                self._stop(job, reason)
-        for lane, reason in enumerate(self._stop_reasons):
-            if reason is not None:
-                self._ready_count[lane] = 0
-                for queue in self._ready[lane]:
+        """Hand over or end the jobs of stopped lanes that have not been called."""
+        for lane in self._lanes:
+            if lane.stopped is not None:
+                lane.ready = lane.ready_children = 0
+                for queue in lane.queues:
                     queue.clear()
+        for number, stage in list(self._parked):
+            if self._lanes[number].stopped is not None:
+                del self._parked[number, stage]
+        for job, state in enumerate(self.states):
+            number = self._lane_of[job]
+            if number == NO_LANE or state not in (JobState.READY, JobState.BACKING_OFF, JobState.PARKED):
+                continue
+            reason = self._lanes[number].stopped
+            if reason is not None:
+                worst = self._reserved.pop(job, None)
+                if worst is not None:
+                    self.budget.settle(worst, Charge())
+                if not self._hand_over(job):
+                    self._stop(job, reason)
 
     def _stop(self, job: int, reason: str) -> None:
-        self.reasons[job] = f"not called: {self._specs[self._lanes[job]].name} was stopped: {reason}"
+        self.reasons[job] = f"not called: {self._lanes[self._lane_of[job]].spec.name} was stopped: {reason}"
         self._end(job, JobState.STOPPED)
         self._block_descendants(job)
 
@@ -495,11 +782,39 @@ class Scheduler:
     def _end(self, job: int, state: JobState) -> None:
         self.states[job] = state
         self._tries.pop(job, None)
+        self._left_lanes.pop(job, None)
         self._ended.append(job)
         self._open -= 1
+        if (lane := self._lane_of[job]) != NO_LANE:
+            self._lanes[lane].open_jobs -= 1
 
     @staticmethod
     def _share(job: int, attempt: int) -> float:
         """A number in [0, 1) that looks random and is the same for the same job and attempt."""
         digest = blake2b(f"{job}|{attempt}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64
+
+
+def _someone_short(lanes: Sequence[Lane], lane: Lane, top: int) -> bool:
+    """Whether another lane has work and few calls in flight."""
+    return any(
+        other is not lane and other.open_jobs and other.stopped is None and other.limit.in_flight < top // 8
+        for other in lanes
+    )
+
+
+def _dearness(charge: Charge) -> tuple[object, ...]:
+    return (charge.usd, charge.tokens)
+
+
+def _asks_too_long(error: ProviderError, hint_s: float, max_wait_s: float) -> str:
+    return f"it asks to wait {_span(hint_s)}, longer than --max-wait ({_span(max_wait_s)}) allows: {error}"
+
+
+def _span(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    if whole < 7200:
+        return f"{whole // 60} min"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

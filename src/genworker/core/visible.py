@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from functools import lru_cache
 
+_SUSPECT = re.compile(r"[^\n\t -~]")
 _KEPT = frozenset("\n\t\u200c\u200d")  # the last two join letters in scripts that need them
 
 
@@ -20,8 +23,10 @@ def visible(text: str, *, limit: int | None = None, one_line: bool = False) -> s
         text = text.replace("\n", " ").replace("\t", " ")
     if text.isascii() and text.isprintable():
         return text
-    return "".join(char if _is_plain(char) else f"⟨U+{ord(char):04X}⟩" for char in text)
+    return _SUSPECT.sub(lambda match: _shown(match[0]), text)
 
 
-def _is_plain(char: str) -> bool:
-    return char in _KEPT or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn")
+@lru_cache(maxsize=4096)
+def _shown(char: str) -> str:
+    plain = char in _KEPT or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn")
+    return char if plain else f"⟨U+{ord(char):04X}⟩"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import anthropic
@@ -10,6 +11,7 @@ import httpx2
 from pydantic import SecretStr
 
 from genworker.core.completion import Completion, CompletionRequest, FinishReason, Usage, clean_text
+from genworker.core.hints import quotas
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
     connection_error,
@@ -93,9 +95,7 @@ class AnthropicProvider:
                 "/v1/messages", cast_to=httpx2.Response, body=self._body(request)
             )
         except anthropic.APIStatusError as error:
-            raise status_error(
-                error.status_code, dict(error.response.headers), error.body, self._redact
-            ) from None
+            raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None
         except anthropic.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except anthropic.AnthropicError as error:
@@ -106,7 +106,7 @@ class AnthropicProvider:
         record = decode_answer(response)
         content = record.get("content")
         if record.get("type") == "error":
-            raise status_error(502, dict(response.headers), record, self._redact)
+            raise status_error(502, response.headers, record, self._redact)
         if not isinstance(content, list):
             raise malformed(response, "the answer has no content")
         text = "".join(
@@ -121,6 +121,7 @@ class AnthropicProvider:
             usage=_usage(record.get("usage")),
             latency_s=latency_s,
             model=model if isinstance(model, str) else None,
+            quotas=quotas(response.headers.raw, time.time()),
             request_id=request_id_of(response.headers) or str(record.get("id") or "") or None,
         )
 

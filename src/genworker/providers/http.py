@@ -15,7 +15,7 @@ import aiohttp
 import httpx2
 import orjson
 
-from genworker.core.hints import retry_after_s
+from genworker.core.hints import quotas, retry_after_s
 from genworker.core.visible import visible
 from genworker.errors import (
     MalformedAnswerError,
@@ -89,6 +89,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 return httpx2.Response(response.status, headers=kept, content=body, request=request)
         except TimeoutError as error:
             raise httpx2.ConnectTimeout(str(error)) from error
+        except aiohttp.ClientConnectorError as error:
+            raise httpx2.ConnectError(f"cannot connect to {error.host}:{error.port}") from error
         except aiohttp.ClientError as error:
             raise httpx2.NetworkError(f"{type(error).__name__}: {error}") from error
         except OSError as error:
@@ -175,17 +177,22 @@ _MODEL_CODES = frozenset({"model_not_found", "invalid_model", "unknown_model"})
 
 def status_error(
     status: int,
-    headers: Mapping[str, str],
+    headers: httpx2.Headers,
     body: object,
     redact: Callable[[str], str],
 ) -> ProviderError:
     """The one translation from an HTTP status, with the body's code, into our errors."""
     code, text = _error_facts(body)
-    details: dict[str, Any] = {"status": status, "request_id": request_id_of(headers)}
+    now = time.time()
+    details: dict[str, Any] = {
+        "status": status,
+        "request_id": request_id_of(headers),
+        "quotas": quotas(headers.raw, now),
+    }
     message = f"HTTP {status}" + (
         f": {redact(visible(text, limit=MAX_MESSAGE_CHARS, one_line=True))}" if text else ""
     )
-    hint = retry_after_s(headers, time.time())
+    hint = retry_after_s(dict(headers), now)
     if code in _QUOTA_CODES or status in (401, 402, 403):
         return RequestRejectedError(message, scope=Scope.ENDPOINT, **details)
     if status in (429, 529):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ class LocalProvider:
         parameters.n_ctx = self._slots * self._context_tokens
         parameters.port = 0
         parameters.verbosity = -1
+        # llama.cpp's threads wait for each other by spinning: where another process has one of the cores,
+        # as many threads as cores run ten times slower than half of them, and little faster where it has not.
+        threads = max(1, (os.cpu_count() or 1) // 2)
+        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
         try:
             return Server(parameters)
         except RuntimeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import openai
 from pydantic import SecretStr
 
 from genworker.core.completion import Completion, CompletionRequest, FinishReason, Usage, clean_text
+from genworker.core.hints import quotas
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
     connection_error,
@@ -99,15 +101,13 @@ class OpenAIProvider:
                 "/chat/completions", cast_to=httpx2.Response, body=self._body(request)
             )
         except openai.APIStatusError as error:
-            raise status_error(
-                error.status_code, dict(error.response.headers), error.body, self._redact
-            ) from None
+            raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None
         except openai.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except openai.APIError as error:
             raise ProviderUnavailableError(self._redact(str(error))[:500]) from None
         if response.status_code >= 300:
-            raise status_error(response.status_code, dict(response.headers), None, self._redact)
+            raise status_error(response.status_code, response.headers, None, self._redact)
         return self._read(response, clock() - began)
 
     def _read(self, response: httpx2.Response, latency_s: float) -> Completion:
@@ -119,7 +119,7 @@ class OpenAIProvider:
             # OpenRouter and others answer 200 and put the upstream's status into the body.
             code = error.get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
-            raise status_error(status, dict(response.headers), record, self._redact)
+            raise status_error(status, response.headers, record, self._redact)
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             raise malformed(response, "the answer has no choices[0].message")
@@ -135,6 +135,7 @@ class OpenAIProvider:
             usage=_usage(record.get("usage")),
             latency_s=latency_s,
             model=model if isinstance(model, str) else None,
+            quotas=quotas(response.headers.raw, time.time()),
             request_id=request_id_of(response.headers) or cast("str | None", record.get("id")),
         )
 

@@ -7,10 +7,10 @@ Owns the meaning of "a score of the plan": one `Evaluation` per row, whatever be
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import Membership, MembershipRow
@@ -19,7 +19,7 @@ from genworker.core.plan import Plan, RowState
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
-from genworker.paths import Paths
+from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 
 ESSAY_STAGE = "essay2p"
 """What the column ``stage`` of scores and pivots says: the essays of two phases, draft and essay."""
@@ -46,6 +46,10 @@ class Source(Protocol):
 
     def generation(self, stage: Stage, gen_id: str) -> Generation:
         """One generation; raises `StoreError` when it cannot be read."""
+        ...
+
+    def metadata(self, stage: Stage, gen_id: str) -> Mapping[str, Any]:
+        """Lineage and provenance of a generation; empty when there are none."""
         ...
 
     def evaluation(self, gen_id: str) -> tuple[str, str | None]:
@@ -99,15 +103,14 @@ class Essay(NamedTuple):
     A field that neither the cohort nor the store knows is ``""``.
 
     Attributes:
+        key: the row of the pivot that it belongs to.
         path: its ``parsed.txt``; ``None`` when the store has none.
     """
 
     gen_id: str
-    template: str
-    model: str
+    key: PivotKey
     replicate: int
     draft_id: str
-    draft_template: str
     draft_replicate: int
     path: str | None
 
@@ -116,28 +119,30 @@ class Evaluation(NamedTuple):
     """One planned evaluation.
 
     Attributes:
+        axis: who evaluates.
         score: from 0 to 10; ``None`` unless `outcome` is `SCORED`.
         error: why there is no score, beginning with the outcome or the kind of failure; else ``None``.
         response_path: the file that holds the response; ``None`` when there is none.
     """
 
     row: MembershipRow
+    axis: Axis
     essay: Essay
     outcome: Outcome
     score: float | None
     error: str | None
     response_path: str | None
 
-    @property
-    def axis(self) -> Axis:
-        """Who evaluates."""
-        return Axis(self.row.template_id, self.row.llm_model_id or "")
 
-    @property
-    def key(self) -> PivotKey:
-        """The row of the pivot that this belongs to."""
-        essay = self.essay
-        return PivotKey(self.row.combo_id, ESSAY_STAGE, essay.draft_template, essay.template, essay.model)
+class Trouble(NamedTuple):
+    """A planned draft or essay that is not done.
+
+    Attributes:
+        reason: in one line, beginning with the kind of failure, ``blocked`` or ``missing``.
+    """
+
+    row: MembershipRow
+    reason: str
 
 
 class ScoreRow(NamedTuple):
@@ -177,12 +182,14 @@ class Scores:
         plan: of all rows, those of several cohorts merged.
         evaluations: in the membership's order.
         axes: every planned evaluator, in order of first appearance.
+        troubles: the drafts and essays that are not done.
     """
 
     cohort_ids: tuple[str, ...]
     plan: Plan
     evaluations: Sequence[Evaluation]
     axes: tuple[Axis, ...]
+    troubles: Sequence[Trouble] = ()
 
     def rows(self) -> Iterable[ScoreRow]:
         """The rows of ``aggregated_scores.csv``."""
@@ -190,22 +197,22 @@ class Scores:
 
 
 def _score_row(evaluation: Evaluation) -> ScoreRow:
-    row, essay = evaluation.row, evaluation.essay
-    model = row.llm_model_id or ""
+    row, axis, essay, _, score, error, response_path = evaluation
+    key = essay.key
     return ScoreRow(
         row.gen_id,
         essay.gen_id,
-        row.template_id,
-        model,
-        model,
-        evaluation.score,
-        evaluation.error,
-        evaluation.response_path,
-        row.combo_id,
-        essay.draft_template,
-        essay.template,
-        essay.model,
-        ESSAY_STAGE,
+        axis.template,
+        axis.model,
+        axis.model,
+        score,
+        error,
+        response_path,
+        key.combo_id,
+        key.draft_template,
+        key.generation_template,
+        key.generation_model,
+        key.stage,
         row.cohort_id,
         essay.path,
     )
@@ -238,12 +245,15 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
     plan = source.plan(membership)
     reader = _Reader(source, plan)
     evaluations = [
-        reader.evaluation(index)
-        for index, row in enumerate(membership.rows)
-        if row.stage is Stage.EVALUATION
+        reader.evaluation(index) for index, row in enumerate(membership.rows) if row.stage is Stage.EVALUATION
     ]
-    axes = dict.fromkeys(evaluation.axis for evaluation in evaluations)
-    return Scores(tuple(m.cohort_id for m in memberships), plan, evaluations, tuple(axes))
+    troubles = [
+        Trouble(row, reader.reason(index)[1])
+        for index, row in enumerate(membership.rows)
+        if row.stage is not Stage.EVALUATION and plan.states[index] != RowState.DONE
+    ]
+    names = tuple(membership.cohort_id for membership in memberships)
+    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles)
 
 
 class _Reader:
@@ -251,36 +261,37 @@ class _Reader:
         self.source = source
         self.plan = plan
         self.rows = plan.membership.rows
-        self.places = {
+        self.places: dict[tuple[Stage, str], int] = {
             (row.stage, row.gen_id): index
             for index, row in enumerate(self.rows)
             if row.stage is not Stage.EVALUATION
         }
-        self.essays: dict[str, Essay] = {}
+        self.essays: dict[tuple[str, str], Essay] = {}
+        self.axes: dict[tuple[str, str], Axis] = {}
         self.call_errors: dict[str, str] | None = None
         self.stage_dirs = {stage: str(source.paths.stage_dir(stage)) for stage in Stage}
 
     def evaluation(self, index: int) -> Evaluation:
         row = self.rows[index]
-        essay = self.essay(row.parent_gen_id or "")
+        axis = self._axis(row.template_id, row.llm_model_id or "")
+        essay = self._essay(row.combo_id, row.parent_gen_id or "")
         if self.plan.states[index] == RowState.DONE:
-            return self._done(row, essay)
+            return Evaluation(row, axis, essay, *self._score(row.gen_id))
         outcome, error = self.reason(index)
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
-        path = f"{self.stage_dirs[Stage.EVALUATION]}/{row.gen_id}/raw.txt" if held else None
-        return Evaluation(row, essay, outcome, None, error, path)
+        path = f"{self.stage_dirs[Stage.EVALUATION]}/{row.gen_id}/{RAW_FILE}" if held else None
+        return Evaluation(row, axis, essay, outcome, None, error, path)
 
-    def _done(self, row: MembershipRow, essay: Essay) -> Evaluation:
+    def _score(self, gen_id: str) -> tuple[Outcome, float | None, str | None, str | None]:
         try:
-            text, path = self.source.evaluation(row.gen_id)
+            text, path = self.source.evaluation(gen_id)
         except StoreError as error:
-            return Evaluation(row, essay, Outcome.UNPARSEABLE, None, f"unparseable: {error}", None)
+            return Outcome.UNPARSEABLE, None, _one_line(f"unparseable: {error}"), None
         score = read_score(text)
-        if score is None:
-            shown = visible(text, limit=60, one_line=True)
-            reason = f"unparseable: parsed.txt is not a score from 0 to 10: {shown!r}"
-            return Evaluation(row, essay, Outcome.UNPARSEABLE, None, reason, path)
-        return Evaluation(row, essay, Outcome.SCORED, score, None, path)
+        if score is not None:
+            return Outcome.SCORED, score, None, path
+        shown = visible(text, limit=60, one_line=True)
+        return Outcome.UNPARSEABLE, None, f"unparseable: parsed.txt is no score from 0 to 10: {shown!r}", path
 
     def reason(self, index: int) -> tuple[Outcome, str]:
         """Why a row that is not done is not, in one line."""
@@ -307,29 +318,28 @@ class _Reader:
             return f"blocked: its {parent} {row.parent_gen_id} is neither in the cohort nor in the store"
         ancestor, failure = self.rows[blocker], self.plan.failures[blocker]
         return _one_line(
-            f"blocked: the {ancestor.stage.value} {ancestor.gen_id} is {failure.kind.value}: {failure.message}"
+            f"blocked: {ancestor.stage.value} {ancestor.gen_id} is {failure.kind.value}: {failure.message}"
         )
 
-    def essay(self, gen_id: str) -> Essay:
-        essay = self.essays.get(gen_id)
+    def _axis(self, template: str, model: str) -> Axis:
+        axis = self.axes.get((template, model))
+        if axis is None:
+            axis = self.axes[template, model] = Axis(template, model)
+        return axis
+
+    def _essay(self, combo_id: str, gen_id: str) -> Essay:
+        essay = self.essays.get((combo_id, gen_id))
         if essay is None:
-            essay = self.essays[gen_id] = self._essay(gen_id)
+            essay = self.essays[combo_id, gen_id] = self._read_essay(combo_id, gen_id)
         return essay
 
-    def _essay(self, gen_id: str) -> Essay:
+    def _read_essay(self, combo_id: str, gen_id: str) -> Essay:
         template, model, replicate, draft_id = self._facts(Stage.ESSAY, gen_id)
         draft_template, draft_model, draft_replicate, _ = self._facts(Stage.DRAFT, draft_id)
+        key = PivotKey(combo_id, ESSAY_STAGE, draft_template, template, model or draft_model)
         done = self.source.is_done(Stage.ESSAY, gen_id)
-        return Essay(
-            gen_id,
-            template,
-            model or draft_model,  # a copy has its draft's
-            replicate,
-            draft_id,
-            draft_template,
-            draft_replicate,
-            f"{self.stage_dirs[Stage.ESSAY]}/{gen_id}/parsed.txt" if done else None,
-        )
+        path = f"{self.stage_dirs[Stage.ESSAY]}/{gen_id}/{PARSED_FILE}" if done else None
+        return Essay(gen_id, key, replicate, draft_id, draft_replicate, path)
 
     def _facts(self, stage: Stage, gen_id: str) -> tuple[str, str, int, str]:
         """Template, model, replicate and parent of a generation: from the cohort, else from the store."""

@@ -70,3 +70,12 @@ def sync_filesystem(fd: int) -> bool:
             return False
         raise OSError(code, os.strerror(code))
     return True
+
+
+def syncs_report_errors() -> bool:
+    """Whether `sync_filesystem` can be trusted: before Linux 5.8 it succeeded over a failing device."""
+    if sys.platform != "linux":
+        return False
+    major, _, rest = os.uname().release.partition(".")
+    minor = rest.partition(".")[0]
+    return major.isdigit() and minor.isdigit() and (int(major), int(minor)) >= (5, 8)

@@ -8,10 +8,12 @@ next run commits them. Segments whose answers are all committed are removed, so 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -22,6 +24,14 @@ from genworker.paths import Paths
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 _NAME = re.compile(r"(?P<run>[A-Za-z0-9-]+)\.answers-(?P<segment>[0-9]{1,9})")
+
+
+def json_line(record: Mapping[str, Any]) -> bytes:
+    """A JSON object and a line end. Never raises on what an endpoint may have sent."""
+    try:
+        return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate, an integer past 64 bits
+        return json.dumps(record, default=str, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 @dataclass(slots=True)
@@ -38,24 +48,29 @@ class AnswerLog:
     A line that the disk refuses is left out: the commit meets the same disk, and reports it.
     """
 
-    def __init__(self, paths: Paths, run_id: str) -> None:
+    def __init__(self, paths: Paths, run_id: str, mode: int = 0o600) -> None:
         self._paths = paths
         self._run_id = run_id
+        self._mode = mode
         self._segments: dict[int, _Segment] = {}
         self._current = self._open(1)
 
     def _open(self, number: int) -> _Segment:
         path = self._paths.answers_path(self._run_id, number)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        segment = _Segment(number, os.open(path, flags, 0o600))
+        segment = _Segment(number, os.open(path, flags, self._mode))
         self._segments[number] = segment
         return segment
 
-    def append(self, answer: Answer, *, replace: bool) -> int:
-        """Log an answer; returns the number that `settled` wants once the answer is committed."""
+    def append(self, answer: Answer, *, replace: bool) -> int | None:
+        """Log an answer.
+
+        Returns:
+            The number that `settled` wants once the answer is committed; ``None`` when the disk refused.
+        """
         if self._current.size_bytes > SEGMENT_BYTES:
             self._roll()
-        line = orjson.dumps(
+        line = json_line(
             {
                 "stage": answer.stage.value,
                 "gen_id": answer.gen_id,
@@ -63,14 +78,17 @@ class AnswerLog:
                 "prompt": answer.prompt_text,
                 "raw": answer.raw_text,
                 "facts": dict(answer.facts),
-            },
-            default=str,
-            option=orjson.OPT_APPEND_NEWLINE,
+            }
         )
         segment = self._current
+        try:
+            if os.write(segment.fd, line) != len(line):
+                os.ftruncate(segment.fd, segment.size_bytes)  # half a line would spoil the next one
+                return None
+        except OSError:
+            return None
+        segment.size_bytes += len(line)
         segment.open_answers += 1
-        with contextlib.suppress(OSError):
-            segment.size_bytes += os.write(segment.fd, line)
         return segment.number
 
     def _roll(self) -> None:

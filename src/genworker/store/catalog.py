@@ -107,8 +107,8 @@ def read_catalog(paths: Paths) -> tuple[Catalog, list[Fault]]:
         models=_read_models(paths, faults),
         concepts=concepts,
         combos={
-            **_read_combos(paths.selected_combos_csv, faults),
-            **_read_combos(paths.combo_mappings_csv, faults),
+            **read_combos(paths.selected_combos_csv, faults),
+            **read_combos(paths.combo_mappings_csv, faults),
         },
         replicates=_read_replicates(paths, faults),
     )
@@ -215,8 +215,8 @@ def _read_replicates(paths: Paths, faults: list[Fault]) -> dict[Stage, int]:
     return replicates
 
 
-def _read_combos(path: Path, faults: list[Fault]) -> dict[str, Combo]:
-    """Read a file with a row per combo and concept."""
+def read_combos(path: Path, faults: list[Fault]) -> dict[str, Combo]:
+    """Read a file with a row per combo and concept, in its order; empty when there is none."""
     if not path.exists():
         return {}
     table = _Table(path, ("combo_id", "concept_id"), faults)

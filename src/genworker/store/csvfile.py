@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +21,16 @@ class CsvFault(Exception):
 
 
 @contextmanager
-def open_csv(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
+def open_csv(
+    path: Path, lines: list[str] | None = None
+) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str]]]]]:
     """Open a CSV file as (header, records of (line number from 1, cells)).
 
     A byte-order mark and CRLF are accepted. Errors surface while records are drawn.
+
+    Args:
+        lines: receives the lines of the text as they are drawn, for a caller who wants a record as it
+            stands: they are those that were added since the record before it.
 
     Raises:
         CsvFault: the file is absent, empty, a directory, not UTF-8, holds NUL, or a field is too long.
@@ -33,7 +39,7 @@ def open_csv(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[s
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(stream if lines is None else _noted(stream, lines), strict=True)
             header = next(reader, None)
             if header is None:
                 raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
@@ -50,6 +56,12 @@ def open_csv(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[s
         raise CsvFault(Fault(f"not readable as CSV: {error}", where=where, line=line, fix=fix)) from None
     except OSError as error:
         raise CsvFault(Fault(f"cannot be read: {error.strerror}", where=where)) from None
+
+
+def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
+    for line in stream:
+        lines.append(line)
+        yield line
 
 
 def _records(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:

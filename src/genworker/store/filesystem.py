@@ -34,16 +34,24 @@ from genworker.core.plan import Held
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
-from genworker.store._kernel import rename_exchange, rename_no_replace, sync_filesystem
+from genworker.store._kernel import (
+    rename_exchange,
+    rename_no_replace,
+    sync_filesystem,
+    syncs_report_errors,
+)
 from genworker.store.answers import AnswerLog, logged_runs, read_answers, remove_answer_log
 from genworker.store.lock import Claims, FileLock, holder_facts
 from genworker.store.reading import read_directory, read_generation
 
 STAGING_PREFIX = ".run-"
+PROBE_SUFFIX = ".probe"
 GROUP_LIMIT = 256
 """Most commits that share one sync: beyond it the wait of the first grows and nothing is gained."""
 
 _TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
+_NOT_KNOWN = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
+"""Errors that say nothing of what is there: to take them for "missing" would be to pay once more."""
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -56,35 +64,52 @@ class StoreIndex:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
+        self._directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
         self._listed: dict[Stage, set[str]] = {}
+        self._links: dict[Stage, set[str]] = {}
         self._done: dict[Stage, set[str]] = {stage: set() for stage in STAGES}
 
     def names(self, stage: Stage) -> set[str]:
         """Names of all generation directories of a stage, done or not."""
         names = self._listed.get(stage)
         if names is None:
-            names = self._listed[stage] = _list_names(self._paths.stage_dir(stage))
+            names, self._links[stage] = _list_names(self._paths.stage_dir(stage))
+            self._listed[stage] = names
         return names
+
+    def links(self, stage: Stage) -> set[str]:
+        """Those of `names` that are symbolic links: never followed, never replaced."""
+        self.names(stage)
+        return self._links[stage]
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether ``metadata.json`` and a non-empty ``parsed.txt`` are there."""
-        if gen_id not in self.names(stage):
+        if gen_id not in self.names(stage) or gen_id in self._links[stage]:
             return False
         done = self._done[stage]
         if gen_id in done:
             return True
-        if is_done_directory(f"{self._paths.stage_dir(stage)}/{gen_id}"):
+        if is_done_directory(f"{self._directories[stage]}/{gen_id}"):
             done.add(gen_id)
             return True
         return False
 
     def held(self, stage: Stage, gen_id: str) -> Held | None:
-        """The failed answer that is kept there; ``None`` when there is no answer at all."""
+        """The failed answer that is kept there; ``None`` when there is no answer at all.
+
+        Raises:
+            StoreError: the disk or this process's limits forbid to look: what is there is not known.
+        """
         if gen_id not in self.names(stage):
             return None
+        if gen_id in self._links[stage]:
+            path = self._paths.generation_dir(stage, gen_id)
+            return Held(Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed"))
         try:
             generation = read_generation(self._paths.gens_root, stage, gen_id)
         except StoreError as error:
+            if error.errno in _NOT_KNOWN:
+                raise
             return Held(Failure(FailureKind.UNPARSEABLE, str(error)))
         if not generation.raw_text:
             # An empty answer that genworker committed has metadata; a directory without both is a remnant.
@@ -103,11 +128,19 @@ def is_done_directory(directory: str) -> bool:
         return False
 
 
-def _list_names(directory: Path) -> set[str]:
+def _list_names(directory: Path) -> tuple[set[str], set[str]]:
+    """Names in a directory without those that begin with a dot, and which of them are symbolic links."""
+    names, links = set(), set()
     try:
-        return {name for name in os.listdir(directory) if name[0] != "."}  # noqa: PTH208 (names, not paths)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name[0] != ".":
+                    names.add(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
+        return names, links
     except FileNotFoundError:
-        return set()
+        return names, links
     except OSError as error:
         raise StoreError(
             f"{directory} cannot be listed: {error.strerror}", path=str(directory), errno=error.errno
@@ -118,9 +151,9 @@ def refuse_links(paths: Paths) -> None:
     """Refuse a store whose directories are links: a commit would land somewhere else.
 
     Raises:
-        StoreError: ``gens`` or a stage directory is a symbolic link or not a directory.
+        StoreError: ``gens``, a stage directory or ``.genworker`` is a symbolic link or not a directory.
     """
-    for directory in (paths.gens_root, *(paths.stage_dir(stage) for stage in STAGES)):
+    for directory in (paths.gens_root, *(paths.stage_dir(stage) for stage in STAGES), paths.private_dir):
         if directory.is_symlink():
             raise StoreError(
                 f"{directory} is a symbolic link; the store needs a real directory", path=str(directory)
@@ -131,12 +164,18 @@ def refuse_links(paths: Paths) -> None:
 
 @dataclass(slots=True)
 class _Commit:
-    """One commit on its way through the committer's thread."""
+    """One commit on its way through the committer's thread.
+
+    Attributes:
+        staged: the staging directory, once it is made.
+        is_whole: all its files are written and synced; the next start would put it in place.
+    """
 
     answer: Answer
     replace: bool
     future: asyncio.Future[Generation]
     staged: str = ""
+    is_whole: bool = False
     generation: Generation | None = None
     result: Generation | None = None
     error: BaseException | None = None
@@ -161,14 +200,18 @@ class FilesystemStore:
         self.run_id = run_id
         self._dir_mode = 0o770 if group_permissions else 0o700
         self._file_mode = 0o660 if group_permissions else 0o600
-        self._run_lock = FileLock(paths.run_lock_path(run_id))
+        self._run_lock = FileLock(paths.run_lock_path(run_id), self._file_mode)
         self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stage_fds: dict[Stage, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._can_sync_filesystem = True
+        self._devices: dict[Stage, int] = {}
+        self._replaced: set[str] = set()
+        self._whole: dict[str, Answer] = {}
+        self._can_sync_filesystem = syncs_report_errors()
         self._claims: Claims | None = None
         self._log: AnswerLog | None = None
+        self._logged: dict[tuple[Stage, str], int] = {}
 
     # Opening and closing
 
@@ -194,34 +237,38 @@ class FilesystemStore:
                 make_directories(directory, self._dir_mode)
             if not self._run_lock.acquire(holder_facts(self.run_id)):
                 raise StoreError(f"run {self.run_id} exists already", path=str(self._run_lock.path))
-            self._claims = Claims(paths.claims_path)
-            self._log = AnswerLog(paths, self.run_id)
+            self._claims = Claims(paths.claims_path, self._file_mode)
+            self._log = AnswerLog(paths, self.run_id, self._file_mode)
             for stage in STAGES:
                 stage_dir = paths.stage_dir(stage)
                 make_directories(stage_dir, self._dir_mode)
                 staging = self._staging(stage)
                 os.mkdir(staging, self._dir_mode)  # noqa: PTH102
-                self._stage_fds[stage] = os.open(stage_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                fd = self._stage_fds[stage] = os.open(stage_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._devices[stage] = os.fstat(fd).st_dev
                 self._probe(stage, staging)
         except OSError as error:
             self.close()
-            raise StoreError(
-                f"{error.filename or paths.data_root} cannot be written: {error.strerror}",
-                path=str(error.filename or paths.data_root),
-                errno=error.errno,
-            ) from error
+            raise cannot_write(error, paths.data_root) from error
+        except StoreError:
+            self.close()
+            raise
 
     def _probe(self, stage: Stage, staging: str) -> None:
         # A mount point between staging and place shows only in a real rename: device numbers may be equal.
+        # The name belongs to this run, so that another worker's sweep leaves it alone while we live.
         probe = f"{staging}/probe"
         os.mkdir(probe, self._dir_mode)  # noqa: PTH102
-        target = f"{self.paths.stage_dir(stage)}/{STAGING_PREFIX}probe-{self.run_id}"
+        target = f"{staging}{PROBE_SUFFIX}"
         rename_no_replace(probe, target)
         os.rmdir(target)  # noqa: PTH106
 
     def close(self) -> None:
         """Remove the empty staging directories and give the run's lock back."""
         for stage in STAGES:
+            for name in (f"{self._staging(stage)}{PROBE_SUFFIX}", f"{self._staging(stage)}/probe"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(name)  # noqa: PTH106
             with contextlib.suppress(OSError):
                 os.rmdir(self._staging(stage))  # noqa: PTH106
             fd = self._stage_fds.pop(stage, None)
@@ -244,7 +291,13 @@ class FilesystemStore:
     async def claim(self, stage: Stage, gen_id: str) -> bool:
         """See `genworker.ports.GenerationStore.claim`. One system call, so it is made on the loop."""
         assert self._claims is not None, "the store is not open"
-        return self._claims.take(stage.value, gen_id)
+        try:
+            return self._claims.take(stage.value, gen_id)
+        except OSError as error:
+            path = self.paths.claims_path
+            raise StoreError(
+                f"{path} cannot be locked: {error.strerror}", path=str(path), errno=error.errno
+            ) from error
 
     async def release(self, stage: Stage, gen_id: str) -> None:
         """Give a claim back."""
@@ -254,10 +307,11 @@ class FilesystemStore:
     # Reading
 
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
-        """The generation that stands there and is done; ``None`` otherwise."""
-        if not is_done_directory(f"{self.paths.stage_dir(stage)}/{gen_id}"):
+        """See `genworker.ports.GenerationStore.find`."""
+        if not os.path.lexists(f"{self.paths.stage_dir(stage)}/{gen_id}"):  # noqa: ASYNC240 (one stat)
             return None
-        return await asyncio.to_thread(read_generation, self.paths.gens_root, stage, gen_id)
+        found = await asyncio.to_thread(read_generation, self.paths.gens_root, stage, gen_id)
+        return None if is_remnant(found) else found
 
     async def load_parsed(self, stage: Stage, gen_id: str) -> str:
         """The parsed text of a generation that is done.
@@ -281,14 +335,20 @@ class FilesystemStore:
         """
         assert self._loop is not None, "the store is not open"
         assert self._log is not None, "the store is not open"
-        segment = self._log.append(answer, replace=replace)
+        key = (answer.stage, answer.gen_id)
+        if key not in self._logged:  # a commit that is tried again has its line
+            segment = self._log.append(answer, replace=replace)
+            if segment is not None:
+                self._logged[key] = segment
         future: asyncio.Future[Generation] = self._loop.create_future()
         self._queue.put(_Commit(answer, replace, future))
         try:
             return await future
         finally:
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._log.settled(segment)
+                segment = self._logged.pop(key, None)
+                if segment is not None:
+                    self._log.settled(segment)
 
     def _commit_groups(self) -> None:
         """The committer's thread: stage what has arrived, sync once, rename each, sync the directories."""
@@ -317,11 +377,12 @@ class FilesystemStore:
             with _recorded(item):
                 self._stage(item)
         staged = [item for item in group if item.error is None]
-        self._sync(staged)
+        self._sync([item for item in staged if not item.is_whole])
         for item in staged:
             if item.error is None:
                 with _recorded(item):
                     self._place(item)
+                    del self._whole[item.staged]
         placed = {item.answer.stage for item in staged if item.error is None}
         for stage in placed:
             try:
@@ -330,17 +391,24 @@ class FilesystemStore:
                 for item in staged:
                     if item.answer.stage is stage and item.error is None:
                         item.error = error
-        for item in group:
-            if item.error is not None and item.staged:
-                shutil.rmtree(item.staged, ignore_errors=True)
 
     def _stage(self, item: _Commit) -> None:
         answer = item.answer
         directory = f"{self._staging(answer.stage)}/{answer.gen_id}"
-        if os.path.lexists(directory):
+        if answer is self._whole.get(
+            directory
+        ):  # written and synced by an earlier try; only its place is wanting
+            item.staged, item.is_whole = directory, True
+            item.generation = finish(answer)
+            return
+        if directory in self._replaced:  # an older version, which could not be moved aside at first
+            self._keep_aside(answer.stage, answer.gen_id, directory)
+            self._replaced.discard(directory)
+        elif os.path.lexists(directory):  # an earlier try of this very answer
             shutil.rmtree(directory)
         os.mkdir(directory, self._dir_mode)  # noqa: PTH102
         item.staged = directory
+        # The raw text first: the log may have missed it, and parsing may take this process down.
         self._write(f"{directory}/{RAW_FILE}", answer.raw_text.encode("utf-8", "replace"))
         self._write(f"{directory}/{PROMPT_FILE}", answer.prompt_text.encode("utf-8", "replace"))
         generation = item.generation = finish(answer)
@@ -359,20 +427,28 @@ class FilesystemStore:
 
     def _sync(self, items: Sequence[_Commit]) -> None:
         """Bring the staged files to the device: one sync of the filesystem, else each file's own."""
-        if not items:
-            return
-        if self._can_sync_filesystem:
-            try:
-                self._can_sync_filesystem = sync_filesystem(self._stage_fds[items[0].answer.stage])
-            except OSError as error:
-                # Never asked again on the same files: a second sync may report success over lost pages.
-                for item in items:
-                    item.error = error
-                return
-        if not self._can_sync_filesystem:
-            for item in items:
-                with _recorded(item):
-                    sync_directory_tree(item.staged)
+        groups: dict[int, list[_Commit]] = {}
+        for item in items:
+            groups.setdefault(self._devices[item.answer.stage], []).append(item)
+        for group in groups.values():
+            if self._can_sync_filesystem:
+                try:
+                    self._can_sync_filesystem = sync_filesystem(self._stage_fds[group[0].answer.stage])
+                except OSError as error:
+                    # Never asked again over the same files: a second sync may report success over lost
+                    # pages. They are written anew, and each is synced alone, so that it fails alone.
+                    self._can_sync_filesystem = False
+                    for item in group:
+                        item.error = error
+                    continue
+            if not self._can_sync_filesystem:
+                for item in group:
+                    with _recorded(item):
+                        sync_directory_tree(item.staged)
+            for item in group:
+                if item.error is None:
+                    item.is_whole = True
+                    self._whole[item.staged] = item.answer
 
     def _place(self, item: _Commit) -> None:
         answer, generation = item.answer, item.generation
@@ -380,32 +456,50 @@ class FilesystemStore:
         final = f"{self.paths.stage_dir(answer.stage)}/{answer.gen_id}"
         if os.path.islink(final):  # noqa: PTH114
             raise OSError(errno.ELOOP, "is a symbolic link", final)
+        item.result = generation
         try:
             rename_no_replace(item.staged, final)
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
-            if item.replace or self._is_remnant(answer.stage, answer.gen_id):
+            theirs = self._standing(answer.stage, answer.gen_id)
+            if item.replace or theirs is None or is_remnant(theirs):
                 self._exchange(item, final)
             else:
-                theirs = read_generation(self.paths.gens_root, answer.stage, answer.gen_id)
-                self._keep_aside(answer.stage, answer.gen_id, item.staged)
                 item.result = theirs
-                return
-        item.result = generation
+                self._discard(item, theirs)
 
-    def _is_remnant(self, stage: Stage, gen_id: str) -> bool:
-        """Whether what stands there holds neither an answer nor a parsed text."""
+    def _standing(self, stage: Stage, gen_id: str) -> Generation | None:
+        """What holds a name already; ``None`` when it is damaged.
+
+        Raises:
+            StoreError: the disk or this process's limits forbid to look.
+        """
         try:
-            generation = read_generation(self.paths.gens_root, stage, gen_id)
-        except StoreError:
-            return False
-        return not generation.raw_text and not generation.parsed_text and generation.failure is None
+            return read_generation(self.paths.gens_root, stage, gen_id)
+        except StoreError as error:
+            if error.errno in _NOT_KNOWN:
+                raise
+            return None
+
+    def _discard(self, item: _Commit, theirs: Generation) -> None:
+        """Somebody else's answer is in place: keep ours aside, unless it is the same one, tried twice."""
+        answer = item.answer
+        if is_same_answer(answer, theirs):
+            shutil.rmtree(item.staged, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):  # the next start's sweep does the same
+            self._keep_aside(answer.stage, answer.gen_id, item.staged)
 
     def _exchange(self, item: _Commit, final: str) -> None:
         stage, gen_id = item.answer.stage, item.answer.gen_id
+        # Made before the exchange: what can fail should fail while the old version is in place.
+        make_directories(self.paths.aside_dir(stage, gen_id), self._dir_mode)
         if rename_exchange(item.staged, final):
-            self._keep_aside(stage, gen_id, item.staged)
+            self._replaced.add(item.staged)
+            with contextlib.suppress(OSError):  # it stays in staging; the next start moves it aside
+                self._keep_aside(stage, gen_id, item.staged)
+                self._replaced.discard(item.staged)
             return
         # No exchange on this filesystem. Between these two renames the name is missing; the staged
         # directory is whole, so the next start would put it there.
@@ -414,6 +508,26 @@ class FilesystemStore:
 
     def _keep_aside(self, stage: Stage, gen_id: str, directory: str) -> None:
         keep_aside(self.paths, stage, gen_id, directory, self.run_id, self._dir_mode)
+
+
+def is_remnant(generation: Generation) -> bool:
+    """Whether a directory holds neither an answer, nor a parsed text, nor the reason why there is none."""
+    return not generation.raw_text and not generation.parsed_text and generation.failure is None
+
+
+def is_same_answer(answer: Answer, standing: Generation) -> bool:
+    """Whether what stands there is this very answer, committed by an earlier try."""
+    return (
+        standing.raw_text == answer.raw_text
+        and standing.metadata.get("run_id") == answer.facts.get("run_id")
+        and standing.metadata.get("started_at") == answer.facts.get("started_at")
+    )
+
+
+def cannot_write(error: OSError, place: str | Path) -> StoreError:
+    """The error for a path that the disk refuses; `place` is named where the system does not say."""
+    name = str(error.filename or place)
+    return StoreError(f"{name} cannot be written: {error.strerror}", path=name, errno=error.errno)
 
 
 def keep_aside(
@@ -428,12 +542,24 @@ def keep_aside(
         try:
             rename_no_replace(str(directory), str(target))
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno == errno.EXDEV:  # `gens` is a mount of its own
+                _move_by_copy(Path(directory), target)
+            elif error.errno in _TAKEN:
+                number += 1
+                continue
+            else:
                 raise
-            number += 1
-            continue
         sync_path(aside)
         return target
+
+
+def _move_by_copy(directory: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(directory, part, symlinks=True)
+    sync_directory_tree(str(part))
+    rename_no_replace(str(part), str(target))
+    shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -455,10 +581,13 @@ def _deliver(group: Sequence[_Commit]) -> None:
             item.future.set_result(item.result)
         elif isinstance(item.error, OSError):
             place = item.error.filename or item.staged
+            kept = (
+                f"; the answer lies in {item.staged}, the next run puts it in place" if item.is_whole else ""
+            )
             item.future.set_exception(
                 StoreError(
                     f"{item.answer.stage} {item.answer.gen_id} cannot be committed: "
-                    f"{item.error.strerror} ({place})",
+                    f"{item.error.strerror} ({place}){kept}",
                     path=str(place),
                     errno=item.error.errno,
                 )
@@ -505,14 +634,17 @@ class Sweep:
     """What a sweep found and did.
 
     Attributes:
+        dropped: staging without a byte of an answer, or whose answer is in the log.
         answers: logged answers of dead runs that are in no place yet, with whether they were to replace
             what is there; to be committed before `finish`.
+        errors: what could not be put in place or aside; it lies where it lay.
     """
 
     committed: list[tuple[Stage, str]] = field(default_factory=list)
     kept_aside: list[tuple[Stage, str]] = field(default_factory=list)
     dropped: list[tuple[Stage, str]] = field(default_factory=list)
     answers: list[tuple[Answer, bool]] = field(default_factory=list)
+    errors: list[StoreError] = field(default_factory=list)
     dead: dict[str, FileLock] = field(default_factory=dict)
 
     def release(self) -> None:
@@ -527,29 +659,67 @@ class Sweep:
             lock.release(remove=True)
 
 
-def sweep_staging(paths: Paths) -> Sweep:
+def staging_run_id(name: str) -> str | None:
+    """The run that a dot name below a stage belongs to; ``None`` for names that are not ours."""
+    if not name.startswith(STAGING_PREFIX):
+        return None
+    return name.removeprefix(STAGING_PREFIX).removesuffix(PROBE_SUFFIX)
+
+
+def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
     """Go through what dead runs left: what is whole goes to its place, what is torn goes away.
 
     A run is dead when its lock can be taken, so a living run is never touched. The locks stay taken until
-    `Sweep.finish` or `Sweep.release`.
+    `Sweep.finish` or `Sweep.release`. Nothing that holds a byte of an answer which is nowhere else is
+    removed.
     """
     sweep = Sweep()
+    file_mode, mode = (0o660, 0o770) if group_permissions else (0o600, 0o700)
     staging = _staging_directories(paths)
-    for run_id in sorted({*staging, *logged_runs(paths)}):
-        lock = FileLock(paths.run_lock_path(run_id))
-        make_directories(paths.runs_dir)
-        if not lock.acquire():
+    for run_id in sorted({*staging, *logged_runs(paths), *_locked_runs(paths)}):
+        lock = FileLock(paths.run_lock_path(run_id), file_mode)
+        try:
+            make_directories(paths.runs_dir, mode)
+            if not lock.acquire():
+                continue
+        except OSError as error:
+            sweep.errors.append(cannot_write(error, paths.runs_dir))
+            continue
+        except StoreError as error:
+            sweep.errors.append(error)
             continue
         sweep.dead[run_id] = lock
+        logged = list(read_answers(paths, run_id))
+        names = {(answer.stage, answer.gen_id) for answer, _ in logged}
         for stage, directory in staging.get(run_id, []):
-            _sweep_directory(paths, stage, directory, run_id, sweep)
+            _sweep_run(paths, stage, directory, run_id, sweep, mode, names)
         placed = {*sweep.committed, *sweep.kept_aside}
-        for answer, replace in read_answers(paths, run_id):
-            if (answer.stage, answer.gen_id) in placed:
-                continue
-            if replace or not is_done_directory(str(paths.generation_dir(answer.stage, answer.gen_id))):
+        for answer, replace in logged:
+            if (answer.stage, answer.gen_id) not in placed and not _is_in_place(
+                paths, answer, replace, sweep
+            ):
                 sweep.answers.append((answer, replace))
     return sweep
+
+
+def _locked_runs(paths: Paths) -> set[str]:
+    """Runs that have a lock file: living ones, and those that died before they had anything else."""
+    try:
+        names = os.listdir(paths.runs_dir)  # noqa: PTH208
+    except OSError:
+        return set()
+    return {name.removesuffix(".lock") for name in names if name.endswith(".lock")}
+
+
+def _is_in_place(paths: Paths, answer: Answer, replace: bool, sweep: Sweep) -> bool:
+    try:
+        standing = read_generation(paths.gens_root, answer.stage, answer.gen_id)
+    except StoreError as error:
+        if error.errno in _NOT_KNOWN:
+            sweep.errors.append(error)
+            return True
+        return False
+    return is_same_answer(answer, standing) or (not replace and standing.is_done)
 
 
 def _staging_directories(paths: Paths) -> dict[str, list[tuple[Stage, Path]]]:
@@ -561,50 +731,97 @@ def _staging_directories(paths: Paths) -> dict[str, list[tuple[Stage, Path]]]:
             continue
         for name in names:
             directory = paths.stage_dir(stage) / name
-            if name.startswith(STAGING_PREFIX) and directory.is_dir() and not directory.is_symlink():
-                found.setdefault(name.removeprefix(STAGING_PREFIX), []).append((stage, directory))
+            run_id = staging_run_id(name)
+            if run_id is not None and directory.is_dir() and not directory.is_symlink():
+                found.setdefault(run_id, []).append((stage, directory))
     return found
 
 
-def _sweep_directory(paths: Paths, stage: Stage, staging: Path, run_id: str, sweep: Sweep) -> None:
-    for directory in sorted(staging.iterdir()):
+def _sweep_run(
+    paths: Paths,
+    stage: Stage,
+    staging: Path,
+    run_id: str,
+    sweep: Sweep,
+    mode: int,
+    logged: set[tuple[Stage, str]],
+) -> None:
+    try:
+        directories = sorted(staging.iterdir())
+    except OSError as error:
+        sweep.errors.append(cannot_write(error, staging))
+        return
+    for directory in directories:
         if directory.is_symlink() or not directory.is_dir():
             continue
-        gen_id = directory.name
-        if _read_whole(directory, stage, gen_id) is None:
-            shutil.rmtree(directory, ignore_errors=True)  # the log has its text
-            sweep.dropped.append((stage, gen_id))
-            continue
-        sync_directory_tree(str(directory))
         try:
-            rename_no_replace(str(directory), str(paths.generation_dir(stage, gen_id)))
-            sweep.committed.append((stage, gen_id))
+            is_logged = (stage, directory.name) in logged
+            _sweep_directory(paths, stage, directory, run_id, sweep, mode, is_logged=is_logged)
         except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-            keep_aside(paths, stage, gen_id, directory, run_id)
-            sweep.kept_aside.append((stage, gen_id))
-    sync_path(paths.stage_dir(stage))
+            sweep.errors.append(cannot_write(error, directory))
+        except StoreError as error:
+            sweep.errors.append(error)
     with contextlib.suppress(OSError):
         staging.rmdir()
 
 
-def _read_whole(directory: Path, stage: Stage, gen_id: str) -> Generation | None:
-    """A staged generation whose metadata is there and whose files have the digests that it names."""
+def _sweep_directory(
+    paths: Paths, stage: Stage, directory: Path, run_id: str, sweep: Sweep, mode: int, *, is_logged: bool
+) -> None:
+    gen_id = directory.name
     try:
-        generation = read_directory(directory, stage, gen_id)
-    except StoreError:
-        return None
+        staged = read_directory(directory, stage, gen_id)
+    except StoreError as error:
+        if error.errno in _NOT_KNOWN:
+            raise
+        staged = None
+    if staged is not None and is_whole(staged):
+        sync_directory_tree(str(directory))
+        try:
+            rename_no_replace(str(directory), str(paths.generation_dir(stage, gen_id)))
+            sync_path(paths.stage_dir(stage))
+            sweep.committed.append((stage, gen_id))
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
+    elif is_logged or not _has_content(directory):
+        shutil.rmtree(directory)
+        sweep.dropped.append((stage, gen_id))
+        return
+    # Its place is taken, or nothing else has its text: kept, since somebody may have paid for it.
+    keep_aside(paths, stage, gen_id, directory, run_id, mode)
+    sweep.kept_aside.append((stage, gen_id))
+
+
+def _has_content(directory: Path) -> bool:
+    for name in (RAW_FILE, PARSED_FILE):
+        try:
+            if (directory / name).stat(follow_symlinks=False).st_size:
+                return True
+        except FileNotFoundError:
+            continue
+    return False
+
+
+def is_whole(generation: Generation) -> bool:
+    """Whether the metadata name digests, and each file that they name is there and has its own."""
+    return not damaged_files(generation) and RAW_FILE in (generation.metadata.get("files") or {})
+
+
+def damaged_files(generation: Generation) -> list[str]:
+    """The files that the metadata name and that are missing or have another digest."""
     files = generation.metadata.get("files")
-    if not isinstance(files, dict) or RAW_FILE not in files:
-        return None
     texts = {
         PROMPT_FILE: generation.prompt_text,
         RAW_FILE: generation.raw_text,
         PARSED_FILE: generation.parsed_text,
     }
+    if not isinstance(files, dict):
+        return []
+    damaged = []
     for name, record in files.items():
         text = texts.get(name)
         if text is None or not isinstance(record, dict) or record.get("sha256") != file_digest(text.encode()):
-            return None
-    return generation
+            damaged.append(str(name))
+    return damaged

@@ -13,7 +13,8 @@ import structlog
 
 from genworker.errors import StoreError
 from genworker.paths import Paths
-from genworker.store.filesystem import make_directories
+from genworker.store.answers import json_line
+from genworker.store.filesystem import cannot_write, make_directories
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -21,22 +22,32 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 class _LineFile:
     """A file that takes one whole line per system call, so that a kill never leaves half of one behind.
 
-    A line that the disk refuses is dropped and counted: the journal must not stop what it records.
+    What the disk refuses is kept and written before the next line: a journal has no holes.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        self.dropped = 0
+    def __init__(self, path: Path, mode: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, mode)
+        self._refused = bytearray()
+        self.error: OSError | None = None
 
     def msg(self, message: bytes) -> None:
-        try:
-            os.write(self._fd, message + b"\n")
-        except OSError:
-            self.dropped += 1
+        self._refused += message + b"\n"
+        self.flush()
 
     info = msg
 
+    def flush(self) -> None:
+        """Write what is left; sets or clears `error`."""
+        try:
+            while self._refused:
+                del self._refused[: os.write(self._fd, self._refused)]
+            self.error = None
+        except OSError as error:
+            self.error = error
+
     def close(self) -> None:
+        self.flush()
         os.close(self._fd)
 
 
@@ -47,32 +58,42 @@ class RunJournal:
         StoreError: the journal cannot be created.
     """
 
-    def __init__(self, paths: Paths, run_id: str, listeners: tuple[Listener, ...] = ()) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        run_id: str,
+        listeners: tuple[Listener, ...] = (),
+        *,
+        group_permissions: bool = False,
+    ) -> None:
         self.path = paths.journal_path(run_id)
-        self._listeners = listeners
+        self._listeners = list(listeners)
         try:
-            make_directories(self.path.parent)
-            self._file = _LineFile(self.path)
+            make_directories(self.path.parent, 0o770 if group_permissions else 0o700)
+            self._file = _LineFile(self.path, 0o660 if group_permissions else 0o600)
         except OSError as error:
-            raise StoreError(
-                f"{self.path} cannot be written: {error.strerror}", path=str(self.path), errno=error.errno
-            ) from error
+            raise cannot_write(error, self.path) from error
         self._log = structlog.wrap_logger(
             self._file,
             wrapper_class=structlog.BoundLogger,
             processors=[_add_time, structlog.processors.JSONRenderer(serializer=_to_json)],
         )
 
-    @property
-    def dropped_lines(self) -> int:
-        """Lines that the disk refused."""
-        return self._file.dropped
+    def trouble(self) -> StoreError | None:
+        """See `genworker.ports.Journal.trouble`."""
+        if self._file.error is not None:
+            self._file.flush()
+        error = self._file.error
+        return None if error is None else cannot_write(error, self.path)
 
     def record(self, event: str, **facts: Any) -> None:
         """Write one line and tell the listeners."""
         self._log.info(event, **facts)
-        for listener in self._listeners:
-            listener(event, facts)
+        for listener in list(self._listeners):
+            try:
+                listener(event, facts)
+            except (OSError, ValueError):  # its terminal is gone; the run is not
+                self._listeners.remove(listener)
 
     def close(self) -> None:
         """Close the file."""
@@ -84,7 +105,7 @@ def _add_time(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Ma
 
 
 def _to_json(event: Any, **_options: Any) -> bytes:
-    return orjson.dumps(event, default=str)
+    return json_line(event).rstrip(b"\n")
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

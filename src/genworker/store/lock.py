@@ -9,11 +9,27 @@ import getpass
 import json
 import os
 import socket
+import struct
+import sys
 from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from genworker.core.visible import visible
 from genworker.errors import StoreError
+
+
+class IfLocked(StrEnum):
+    """What a second worker of a cohort does. Generations that are claimed are never paid for twice."""
+
+    LEAVE = "leave"
+    """Say who has it, and leave."""
+    WAIT = "wait"
+    """Wait until the other has ended, then make what is still missing."""
+    SHARE = "share"
+    """Work on what the other has not begun, and take over its results."""
 
 
 def holder_facts(run_id: str) -> dict[str, Any]:
@@ -31,6 +47,26 @@ def holder_facts(run_id: str) -> dict[str, Any]:
     }
 
 
+def describe_holder(facts: dict[str, Any]) -> str:
+    """A lock's holder in words: pid, host, user and for how long."""
+    parts = [
+        f"{name} {visible(str(facts[name]), limit=80)}" for name in ("pid", "host", "user") if name in facts
+    ]
+    try:
+        since = datetime.fromisoformat(str(facts.get("since")))
+        parts.append(f"for {_age((datetime.now(UTC) - since).total_seconds())}, since {facts['since']}")
+    except (ValueError, TypeError):
+        pass
+    return ", ".join(parts) or "it does not say which"
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
 class FileLock:
     """An exclusive ``flock`` on a file that holds who has it.
 
@@ -38,8 +74,9 @@ class FileLock:
     and over NFS where the server keeps locks.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o600) -> None:
         self.path = path
+        self._mode = mode
         self._fd: int | None = None
 
     def acquire(self, facts: dict[str, Any] | None = None) -> bool:
@@ -50,7 +87,7 @@ class FileLock:
         """
         try:
             while self._fd is None:
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._mode)
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -107,13 +144,15 @@ class Claims:
     """Byte-range locks of one file: a byte per generation, so a claim costs a system call and no file.
 
     Two workers, also of different cohorts, never pay for one generation at the same time. Claims die
-    with the process. The byte's place is made from the gen_id; that two ids share one of 2⁶² places does
-    not happen in practice, and would only make one of them wait.
+    with the process. They belong to this object's own opening of the file where the system has such
+    locks; elsewhere they belong to the process, which must then not open the file a second time. The
+    byte's place is made from the gen_id; that two ids share one of 2⁶² places does not happen in
+    practice, and would only make one of them wait.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o600) -> None:
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         except OSError as error:
             raise StoreError(
                 f"{path} cannot be opened: {error.strerror}", path=str(path), errno=error.errno
@@ -121,14 +160,20 @@ class Claims:
 
     @staticmethod
     def _place(stage: str, gen_id: str) -> int:
-        from hashlib import blake2b
-
         return int.from_bytes(blake2b(f"{stage}/{gen_id}".encode(), digest_size=8).digest(), "big") >> 2
 
+    def _lock(self, kind: int, place: int) -> None:
+        if _OWN_LOCK is not None:
+            fcntl.fcntl(self._fd, _OWN_LOCK, _pack_flock(kind, place))
+        elif kind == fcntl.F_UNLCK:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, place)
+        else:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+
     def take(self, stage: str, gen_id: str) -> bool:
-        """Claim a generation; ``False`` when another process has it."""
+        """Claim a generation; ``False`` when another worker has it."""
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._place(stage, gen_id))
+            self._lock(fcntl.F_WRLCK, self._place(stage, gen_id))
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
@@ -137,8 +182,17 @@ class Claims:
 
     def drop(self, stage: str, gen_id: str) -> None:
         """Give a claim back."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._place(stage, gen_id))
+        self._lock(fcntl.F_UNLCK, self._place(stage, gen_id))
 
     def close(self) -> None:
         """Give all claims back."""
         os.close(self._fd)
+
+
+# Locks of an open file description: a process that opens the file again and closes it keeps them.
+_OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
+
+
+def _pack_flock(kind: int, place: int) -> bytes:
+    """Linux's ``struct flock`` for one byte."""
+    return struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0)

@@ -1,10 +1,11 @@
-"""Everything that reports read of one data root: memberships, plans, generations, and what runs wrote down."""
+"""Everything that reports read of one data root: memberships, plans, generations, and run journals."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import orjson
 
@@ -13,13 +14,16 @@ from genworker.core.membership import Membership
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
-from genworker.paths import PARSED_FILE, RAW_FILE, Paths
+from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands
 from genworker.store.filesystem import StoreIndex
 from genworker.store.reading import generation_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
 """Bytes of an evaluation's ``parsed.txt`` that are read for its score; a longer one holds none."""
+
+MAX_METADATA_BYTES = 1_000_000
+_BLOCK_BYTES = 16_384
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -33,7 +37,7 @@ class StoreReader:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
         self._index = StoreIndex(paths)
-        self._evaluations = str(paths.stage_dir(Stage.EVALUATION))
+        self._directories = {stage: str(paths.stage_dir(stage)) for stage in Stage}
 
     def membership(self, cohort_id: str) -> Membership:
         """The rows of a cohort.
@@ -64,6 +68,19 @@ class StoreReader:
         """
         return read_directory(generation_directory(self.paths.gens_root, stage, gen_id), stage, gen_id)
 
+    def metadata(self, stage: Stage, gen_id: str) -> Mapping[str, Any]:
+        """``metadata.json`` alone; empty when there is none that can be read."""
+        path = f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}"
+        try:
+            fd = os.open(path, _OPEN | os.O_NONBLOCK)
+            try:
+                record = orjson.loads(_read_all(fd, MAX_METADATA_BYTES))
+            finally:
+                os.close(fd)
+        except (OSError, orjson.JSONDecodeError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
     def evaluation(self, gen_id: str) -> tuple[str, str | None]:
         """The score's text and the response's file of an evaluation that is done; cheap.
 
@@ -74,7 +91,7 @@ class StoreReader:
         Raises:
             StoreError: there is no such file, or it cannot be read.
         """
-        directory = f"{self._evaluations}/{gen_id}"
+        directory = f"{self._directories[Stage.EVALUATION]}/{gen_id}"
         try:
             directory_fd = os.open(directory, _OPEN | os.O_DIRECTORY)
             try:
@@ -108,9 +125,20 @@ def _read_head(directory_fd: int) -> str:
         os.close(fd)
 
 
+def _read_all(fd: int, limit: int) -> bytes:
+    content = os.read(fd, _BLOCK_BYTES)
+    if len(content) == _BLOCK_BYTES:
+        blocks = [content]
+        while content and len(blocks) * _BLOCK_BYTES < limit:
+            content = os.read(fd, _BLOCK_BYTES)
+            blocks.append(content)
+        return b"".join(blocks)
+    return content
+
+
 def _is_file(directory_fd: int, name: str) -> bool:
     try:
-        return stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)  # noqa: PTH116
+        return stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
     except OSError:
         return False
 

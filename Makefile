@@ -1,0 +1,97 @@
+# genworker's commands. `make help` lists them; COHORT= names a cohort, ARGS= passes further flags.
+
+COHORT ?= demo
+ARGS ?=
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+GENWORKER := $(BIN)/genworker
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check fix lint types imports crashtest bench simulate run plan status report retry verify build lock dist clean clean-data
+
+help: ## List the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  COHORT=$(COHORT)   ARGS=\"--limit 10\" …"
+
+setup: $(READY) ## Build .venv with everything, pinned and hashed
+
+$(READY): requirements/lock.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "genworker needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Run a small cohort on the embedded model; no key, about a minute
+	@$(GENWORKER) cohort build demo --k-max 2
+	@$(GENWORKER) run demo $(ARGS) || [ $$? -eq 1 ]
+	@$(GENWORKER) report demo
+	@echo
+	@echo "The texts are below data/gens, one directory each. Look around:"
+	@echo "  make status    how far the cohort is"
+	@echo "  less data/gens/essay/*/parsed.txt"
+	@echo "Not every evaluation has a score: one evaluator answers as it likes, and what it says cannot"
+	@echo "always be read. Nothing is hidden or paid for twice: run 'make demo' again, it makes no call."
+
+test: $(READY) ## Run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) lint types imports test ## Format, lint, types, imports, tests: what CI runs
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+fix: $(READY) ## Format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+crashtest: $(READY) ## The long form of the kill and fault tests; prints its counts
+	PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+
+build: $(READY) ## Build the membership of COHORT from the catalogue
+	$(GENWORKER) cohort build $(COHORT) $(ARGS)
+
+run: $(READY) ## Generate what is missing of COHORT
+	$(GENWORKER) run $(COHORT) $(ARGS)
+
+plan: $(READY) ## Say what a run of COHORT would do
+	$(GENWORKER) plan $(COHORT) $(ARGS)
+
+status: $(READY) ## Say how far COHORT is
+	$(GENWORKER) status $(COHORT) $(ARGS)
+
+report: $(READY) ## Average COHORT's scores into tables
+	$(GENWORKER) report $(COHORT) $(ARGS)
+
+retry: $(READY) ## Ask again for answers of COHORT that are no good
+	$(GENWORKER) retry $(COHORT) $(ARGS)
+
+lock: $(READY) ## Pin the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
+
+dist: $(READY) ## Build the wheel, install it into an empty environment and run it there
+	rm -rf dist build/wheel
+	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	build/wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
+	cd build && wheel/bin/genworker --version
+
+clean: ## Remove .venv and caches; data stays
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## Remove everything that was generated below data; the catalogue stays
+	rm -rf data/gens data/.genworker data/cohorts data/7_cross_experiment data/combo_mappings.csv

@@ -1,0 +1,46 @@
+"""How close a run comes to the model's own time: 5000 calls of 0.1 s, 50 at once (ideal 10 s)."""
+
+from __future__ import annotations
+
+import argparse
+
+from bench.common import COHORT, drafts_only, genworker, measure, publish, server, workplace, write_project
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--in-flight", type=int, default=50)
+    parser.add_argument("--latency", type=float, default=0.1, help="seconds")
+    options = parser.parse_args(arguments)
+    ideal = options.count * options.latency / options.in_flight
+    with server("--no-records", "--latency", str(options.latency)) as remote, workplace("latency") as root:
+        write_project(root, drafts_only(options.count), remote.openai_url, in_flight=options.in_flight)
+        result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
+        assert result.exit_code == 0, result.output
+    facts = {
+        "ideal_s": ideal,
+        "wall_s": result.wall_s,
+        "cpu_s": result.cpu_s,
+        "peak_rss_mb": result.peak_rss_mb,
+    }
+    publish(
+        "latency",
+        f"Latency: {options.count} calls of {options.latency} s, {options.in_flight} in flight",
+        ["", "ideal s", "wall s", "× ideal", "CPU s", "peak RSS MB"],
+        [
+            [
+                "genworker, whole process",
+                f"{ideal:.1f}",
+                f"{result.wall_s:.2f}",
+                f"{result.wall_s / ideal:.3f}",
+                f"{result.cpu_s:.2f}",
+                f"{result.peak_rss_mb:.0f}",
+            ]
+        ],
+        facts,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""What notebooks call: the scores and the generations of cohorts. The command line calls the same.
+
+Here store and reports are brought together; both know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genworker.paths import Paths
+from genworker.reports.scores import ScoreRow, Scores, collect_scores
+from genworker.store.reader import StoreReader
+
+
+def scores(data_root: str | Path, cohort: str | Sequence[str]) -> list[ScoreRow]:
+    """The scores of a cohort, one row per planned evaluation, also where there is no score.
+
+    The same rows, in the same order, as ``aggregated_scores.csv``::
+
+        pandas.DataFrame(genworker.scores("data", "my-cohort"))
+
+    Args:
+        cohort: a cohort's id, or several: then an evaluation that stands in more than one counts once.
+
+    Raises:
+        UsageError: there is no such cohort.
+        MembershipError: a membership file is wrong; every fault at once.
+        StoreError: a stage directory cannot be listed.
+    """
+    return list(read_scores(StoreReader(Paths.from_str(data_root)), cohort).rows())
+
+
+def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:
+    """As `scores`, with the plan and the essays behind each row."""
+    names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
+    return collect_scores(reader, [reader.membership(name) for name in names])

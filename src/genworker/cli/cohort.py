@@ -1,0 +1,220 @@
+"""``cohort build``: from the catalogue, a specification or a list to a cohort's membership."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genworker.cli.app import (
+    ConfigOption,
+    DataRootOption,
+    JsonOption,
+    app,
+    command,
+    put,
+    put_json,
+    say,
+)
+from genworker.cli.tables import shorten, table
+from genworker.core.stages import STAGES
+
+if TYPE_CHECKING:
+    from genworker.build import CohortPlan, Survey
+
+SHOWN_VALUES_CHARS = 72
+SHOWN_GONE = 50
+
+cohort_app = typer.Typer(
+    name="cohort",
+    help="Cohorts: which generations an experiment consists of.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(cohort_app)
+
+
+@cohort_app.callback()
+def cohort() -> None:
+    """Cohorts: which generations an experiment consists of."""
+
+
+@cohort_app.command("build")
+@command
+def build(
+    cohort: Annotated[
+        str | None,
+        typer.Argument(metavar="[COHORT]", help="The cohort's id; without one it is made from the axes."),
+    ] = None,
+    k_max: Annotated[
+        int | None,
+        typer.Option(
+            "--k-max", metavar="N", help="Concepts per combo [default: as built before, else 2].", min=1
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level",
+            metavar="LEVEL",
+            help="sentence, paragraph or article [default: as built before, else paragraph].",
+        ),
+    ] = None,
+    essays: Annotated[
+        Path | None,
+        typer.Option("--essays", metavar="FILE", help="Evaluate the essays of this list, a gen_id per line."),
+    ] = None,
+    drafts: Annotated[
+        Path | None,
+        typer.Option("--drafts", metavar="FILE", help="Write essays from the drafts of this list."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop rows that the experiment does not have any more.")
+    ] = False,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Write the membership of COHORT: the exact list of its generations.
+
+    What is multiplied stands in the catalogue (data/1_raw); in cohorts/COHORT/cohort.toml, when that
+    exists; or in a list of essays or drafts that are built upon. Building again keeps every row that
+    exists and adds what is new. Makes no call.
+
+    Exit codes: 0 written, 2 wrong input, or rows would disappear, 4 another build is writing.
+    """
+    from genworker.build import BuildOptions, plan_build, survey, write_build
+    from genworker.engine import open_project
+
+    project = open_project(config, data_root)
+    plan = plan_build(project, BuildOptions(cohort, k_max, level, essays, drafts))
+    found = survey(plan) if dry_run else write_build(plan, prune=prune)
+    if json_:
+        put_json(build_record(plan, found, dry_run=dry_run))
+        return 0
+    for note in plan.notes:
+        say(note)
+    for line in build_lines(plan, found, dry_run=dry_run):
+        put(line)
+    return 0
+
+
+def build_record(plan: CohortPlan, found: Survey, *, dry_run: bool) -> dict[str, Any]:
+    """A build's outcome for machines."""
+    from genworker.build import estimate_tokens
+
+    paths, growth = plan.project.paths, found.growth
+    tokens = estimate_tokens(plan, found)
+    return {
+        "cohort": plan.cohort_id,
+        "mode": plan.source.mode,
+        "dry_run": dry_run,
+        "axes": plan.axes.to_json(),
+        "rows": sum(found.rows.values()),
+        "new": sum(growth.new.values()),
+        "kept": sum(growth.kept.values()),
+        "calls": sum(found.calls.values()),
+        "copies": sum(found.copies.values()),
+        "est_input_tokens": sum(tokens.values()),
+        "stages": {
+            stage.value: {
+                "rows": found.rows[stage],
+                "new": growth.new[stage],
+                "kept": growth.kept[stage],
+                "in_store": found.in_store[stage],
+                "calls": found.calls_of(stage),
+                "copies": found.copies[stage],
+                "est_input_tokens": tokens[stage],
+            }
+            for stage in STAGES
+        },
+        "gone": [{"stage": stage, "gen_id": gen_id} for stage, gen_id in growth.gone],
+        "new_combos": found.new_combos,
+        "changed": found.changed,
+        "membership": str(paths.cohort_membership_csv(plan.cohort_id)),
+        "manifest": str(paths.cohort_manifest_json(plan.cohort_id)),
+        "notes": list(plan.notes),
+    }
+
+
+def build_lines(plan: CohortPlan, found: Survey, *, dry_run: bool) -> list[str]:
+    """What the cohort consists of, what a run would cost in calls, and what has been written."""
+    from genworker.build import estimate_tokens
+
+    growth = found.growth
+    tokens = estimate_tokens(plan, found)
+    lines = [f"{plan.cohort_id}: {_origin(plan)}", *_axis_lines(plan), ""]
+    rows = [
+        [
+            stage.value,
+            str(found.rows[stage]),
+            str(growth.new[stage]),
+            str(found.in_store[stage]),
+            str(found.calls_of(stage)),
+            str(found.copies[stage]),
+            str(tokens[stage]),
+        ]
+        for stage in STAGES
+        if found.rows[stage]
+    ]
+    header = ["stage", "rows", "new", "in store", "calls", "free copies", "est. input tokens"]
+    lines += [*table(header, rows, right=range(1, 7)), ""]
+    calls, total = sum(found.calls.values()), sum(tokens.values())
+    lines.append(
+        f"A run would make {calls} calls. Est. {total} input tokens (characters / 4 × 1.2; essays and "
+        "evaluations without the texts that they build upon)."
+    )
+    lines += _gone_lines(plan, found) if dry_run else []
+    return [*lines, _outcome(plan, found, dry_run=dry_run)]
+
+
+def _origin(plan: CohortPlan) -> str:
+    if plan.source.mode == "spec":
+        return f"as {plan.project.paths.cohort_spec_toml(plan.cohort_id)} states"
+    if plan.given is not None:
+        essays = "" if plan.given.essays is None else f"{len(plan.given.essays)} essays and their "
+        return f"builds upon {essays}{len(plan.given.drafts)} drafts of {plan.source.file}"
+    if plan.choice.selected is not None:
+        return "the selected combos × what is active in the catalogue"
+    return f"k_max {plan.choice.k_max}, level {plan.choice.level}, what is active in the catalogue"
+
+
+def _axis_lines(plan: CohortPlan) -> list[str]:
+    from genworker.build import axis_values
+
+    rows = []
+    for name, values in axis_values(plan).items():
+        rows.append([name, str(len(values)), shorten(", ".join(values[:20]), SHOWN_VALUES_CHARS)])
+    for stage in STAGES:
+        if plan.axes.templates[stage]:
+            rows.append([f"{stage.value} replicates", str(plan.axes.replicates[stage]), ""])
+    for coupling in plan.axes.couplings:
+        rows.append([" with ".join(coupling.axes), str(len(coupling.allowed)), "allowed tuples"])
+    return table(["axis", "values", ""], rows, right=(1,))
+
+
+def _gone_lines(plan: CohortPlan, found: Survey) -> list[str]:
+    gone = found.growth.gone
+    if not gone:
+        return []
+    rows = plan.held.rows
+    lines = [f"{len(gone)} rows would disappear; to write, add --prune:"]
+    lines += [
+        f"  {rows.get(stage, {}).get(gen_id, f'{stage},{gen_id}').strip()}"
+        for stage, gen_id in gone[:SHOWN_GONE]
+    ]
+    return [*lines, f"  … and {len(gone) - SHOWN_GONE} more"] if len(gone) > SHOWN_GONE else lines
+
+
+def _outcome(plan: CohortPlan, found: Survey, *, dry_run: bool) -> str:
+    path = plan.project.paths.cohort_membership_csv(plan.cohort_id)
+    new, kept, gone = sum(found.growth.new.values()), sum(found.growth.kept.values()), len(found.growth.gone)
+    counts = f"{new} new, {kept} kept" + (f", {gone} gone" if gone else "")
+    if dry_run:
+        return f"Nothing was written. {path} would have {new + kept} rows: {counts}."
+    if not found.changed:
+        return f"{path} is as it was: {kept} rows."
+    return f"Wrote {path}: {counts}. Next: genworker run {plan.cohort_id}"

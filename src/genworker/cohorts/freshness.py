@@ -1,0 +1,83 @@
+"""Whether a generation's prompt would be another one today: the rule, on digests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class StaleReason(StrEnum):
+    """What has changed since a generation was made."""
+
+    TEMPLATE = "template"
+    CONCEPTS = "concepts"
+    PARENT = "parent"
+
+
+class Rendered(NamedTuple):
+    """What the metadata of one generation say about how it came about; ``None`` where they do not.
+
+    Attributes:
+        parent_sha256: the parent's parsed text that the prompt was made from.
+        raw_sha256: its own ``raw.txt``.
+        parsed_sha256: its own ``parsed.txt``.
+    """
+
+    mode: str | None
+    template_sha256: str | None
+    prompt_sha256: str | None
+    parent_sha256: str | None
+    raw_sha256: str | None
+    parsed_sha256: str | None
+
+
+def rendered(metadata: Mapping[str, Any]) -> Rendered:
+    """Draw the digests out of a metadata record."""
+    files = metadata.get("files")
+
+    def file(name: str) -> str | None:
+        record = files.get(name) if isinstance(files, Mapping) else None
+        return _text(record.get("sha256")) if isinstance(record, Mapping) else None
+
+    return Rendered(
+        _text(metadata.get("mode")),
+        _text(metadata.get("template_sha256")),
+        file("prompt.txt"),
+        _text(metadata.get("parent_sha256")),
+        file("raw.txt"),
+        file("parsed.txt"),
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def stale_reason(
+    made: Rendered,
+    *,
+    template_sha256: str | None,
+    first_sha256: str | None,
+    prompt_sha256: str | None,
+    parent: Rendered | None,
+) -> StaleReason | None:
+    """Why a generation is stale; ``None`` when it is not, or when nothing is known that says so.
+
+    Args:
+        template_sha256: the template's text today; ``None`` when it cannot be read, or for a copy.
+        first_sha256: the template's text when the cohort was first built: it stands for the text that a
+            generation was made from when another tool has made it and its metadata do not say.
+        prompt_sha256: a draft's prompt, rendered today; ``None`` when that is not known.
+        parent: the parent as it stands in the store today.
+    """
+    then = made.template_sha256 or first_sha256
+    if template_sha256 is not None and then is not None and then != template_sha256:
+        return StaleReason.TEMPLATE
+    if prompt_sha256 is not None and made.prompt_sha256 not in (None, prompt_sha256):
+        return StaleReason.CONCEPTS
+    if parent is not None and parent.parsed_sha256 is not None:
+        used = made.raw_sha256 if made.mode == "copy" else made.parent_sha256
+        if used is not None and used != parent.parsed_sha256:
+            return StaleReason.PARENT
+    return None

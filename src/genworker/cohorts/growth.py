@@ -1,0 +1,61 @@
+"""How a membership grows: which rows of the file stay, which are new, which would disappear."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from genworker.core.membership import REQUIRED_COLUMNS, MembershipRow
+from genworker.core.stages import STAGES, Stage
+
+COLUMNS = (*REQUIRED_COLUMNS, "replicate")
+"""Columns of a membership that is written anew. A task's id follows from the others, and would double it."""
+
+
+@dataclass(slots=True)
+class HeldRows:
+    """The rows of a membership file as they stand in it.
+
+    Attributes:
+        header: the names of its columns.
+        rows: each row's text with its line end, by stage and gen_id.
+        twice: (stage, gen_id) of rows that repeat an earlier one.
+        line_end: what the file ends its lines with.
+    """
+
+    header: tuple[str, ...] = COLUMNS
+    rows: dict[str, dict[str, str]] = field(default_factory=lambda: {stage.value: {} for stage in STAGES})
+    twice: list[tuple[str, str]] = field(default_factory=list)
+    line_end: str = "\n"
+
+    def columns(self, replicates: int) -> tuple[str, ...]:
+        """The columns to write; one for replicates is added to a file without it only when it is needed."""
+        missing = [name for name in COLUMNS if name not in self.header]
+        return (*self.header, *missing) if replicates > 1 else self.header
+
+
+class Growth:
+    """Goes through the compiled rows in their order, and keeps account.
+
+    Attributes:
+        kept: rows that stay, per stage.
+        new: rows that are added, per stage.
+    """
+
+    def __init__(self, held: HeldRows) -> None:
+        self._left = {stage: dict(rows) for stage, rows in held.rows.items()}
+        self._twice = held.twice
+        self.kept: Counter[Stage] = Counter()
+        self.new: Counter[Stage] = Counter()
+
+    def take(self, row: MembershipRow) -> str | None:
+        """The text of `row` in the file; ``None`` when it is new."""
+        text = self._left[row.stage].pop(row.gen_id, None)
+        (self.new if text is None else self.kept)[row.stage] += 1
+        return text
+
+    @property
+    def gone(self) -> list[tuple[str, str]]:
+        """(stage, gen_id) of the rows that no compiled row has asked for."""
+        left = [(stage, gen_id) for stage, rows in self._left.items() for gen_id in rows]
+        return left + self._twice

@@ -1,0 +1,210 @@
+"""How fast a lane may start calls: requests and tokens a minute, announced, configured or learned.
+
+Starts are spread evenly (the generic cell rate algorithm with a shallow bucket), since a burst draws a
+refusal where an even flow of the same size does not. Where nobody tells the limit it is learned from
+refusals: between two of them the endpoint's allowance was empty at both ends, so the calls that it took
+in between, over the time, are its rate. Time comes in as a number.
+"""
+
+from __future__ import annotations
+
+import math
+
+SHARE = 0.98
+"""Of a known limit: clocks and networks jitter."""
+CATCH_UP_S = 0.05
+"""How much of its time a late start may regain."""
+RAMP_PER_S, RAMP_DOUBLES_S, RAMP_END_PER_S = 100.0, 0.125, 5000.0
+"""An unknown lane starts so many calls a second, doubling, until there is nothing to spread."""
+HOLD_S = 1.0
+HOLD_PAUSES, HOLD_MAX_PAUSES = 1.5, 6.0
+"""How long a learned rate is kept before more is tried, in pauses that a refusal costs; it doubles while
+trying finds the same rate again."""
+PROBE_PER_S = 2.0
+"""Factor by which the rate grows per second while more is tried."""
+SAME = 0.12
+LOW_REMAINING = 0.1
+"""With less than this share of an announced allowance left, somebody else uses it too: go slower."""
+
+
+class Flow:
+    """Spreads amounts evenly over time.
+
+    Attributes:
+        ready_at_s: nothing may start before.
+    """
+
+    __slots__ = ("ready_at_s",)
+
+    def __init__(self) -> None:
+        self.ready_at_s = 0.0
+
+    def take(self, amount: float, per_s: float, now_s: float) -> None:
+        """Count a start of this size."""
+        self.ready_at_s = max(self.ready_at_s, now_s - CATCH_UP_S) + amount / per_s
+
+    def settle(self, more: float, per_s: float) -> None:
+        """Correct a start: it was larger (or smaller) by so much than was counted."""
+        self.ready_at_s += more / per_s
+
+
+class StartRate:
+    """The rate at which one lane may start calls.
+
+    Args:
+        ceiling_per_s: a configured limit, calls per second; ``None`` without one.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_ceiling",
+        "_clock_s",
+        "_event_s",
+        "_flow",
+        "_hold_s",
+        "_last_s",
+        "_learned",
+        "_pending_s",
+        "_refused",
+        "_scarce",
+        "_sent",
+    )
+
+    def __init__(self, ceiling_per_s: float | None = None) -> None:
+        self._ceiling = math.inf if ceiling_per_s is None else ceiling_per_s * SHARE
+        self._announced = math.inf
+        self._scarce = False
+        self._learned: float | None = None
+        self._flow = Flow()
+        self._clock_s = 0.0  # seconds of use at the present rate; growth must be earned by use
+        self._last_s: float | None = None
+        self._hold_s = HOLD_S
+        self._event_s: float | None = None  # the last refusal
+        self._pending_s: float | None = None  # a refusal whose other victims may still come in
+        self._sent = self._refused = 0  # since the last refusal
+
+    @property
+    def ready_at_s(self) -> float:
+        """The next call may not start before."""
+        return self._flow.ready_at_s
+
+    @property
+    def per_s(self) -> float:
+        """Calls per second that may start now; infinite when nothing is known to limit them."""
+        if self._learned is None:
+            ramp = RAMP_PER_S * 2.0 ** min(self._clock_s / RAMP_DOUBLES_S, 30.0)
+            rate = math.inf if ramp > RAMP_END_PER_S else ramp
+        else:
+            rate = self._learned * PROBE_PER_S ** min(max(0.0, self._clock_s - self._hold_s), 60.0)
+        rate = min(rate, self._ceiling, self._announced)
+        return rate / 2 if self._scarce else rate
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether a refusal has taught a rate, which calls are started at now."""
+        return self._learned is not None and self._pending_s is None and self.per_s < RAMP_END_PER_S
+
+    @property
+    def known_per_s(self) -> float | None:
+        """The limit as far as it is known, for people; ``None`` when none is."""
+        known = min(self._ceiling, self._announced, math.inf if self._learned is None else self._learned)
+        return None if known == math.inf else known
+
+    def take(self, now_s: float) -> None:
+        """A call starts."""
+        if self._pending_s is not None:
+            self._learn(now_s)
+        if self._last_s is None:
+            self._event_s = self._event_s if self._event_s is not None else now_s
+        rate = self.per_s
+        if self._last_s is not None:
+            self._clock_s += min(now_s - self._last_s, 2.0 / rate if rate < math.inf else 0.02)
+        self._last_s = now_s
+        self._sent += 1
+        if rate < math.inf:
+            self._flow.take(1.0, rate, now_s)
+
+    def give_back(self) -> None:
+        """A start did not become a call."""
+        self._sent -= 1
+        if (rate := self.per_s) < math.inf:
+            self._flow.settle(-1.0, rate)
+
+    def announce(self, per_s: float, left: float | None) -> None:
+        """The endpoint tells its limit.
+
+        Args:
+            left: share of the allowance that is left; ``None`` when it does not say.
+        """
+        self._announced = per_s * SHARE
+        self._scarce = left is not None and left < LOW_REMAINING
+
+    def refused(self, now_s: float) -> None:
+        """A call was refused for the rate."""
+        self._refused += 1
+        if self._pending_s is None:
+            self._pending_s = now_s
+
+    def _learn(self, now_s: float) -> None:
+        """Turn the last refusal into a rate; called when the next call starts, all victims counted."""
+        event, before = self._pending_s, self._event_s
+        assert event is not None
+        held, pause = self._learned, now_s - event
+        since = max(event - (before if before is not None else event), 1e-2)
+        taken = max(1.0, float(self._sent - self._refused))
+        found = max(taken / since * SHARE, 1 / 60)
+        if held is None:
+            # The allowance was full at the start. It fills again in the pause that was asked for, perhaps.
+            found = max(1 / 60, math.sqrt(found * taken / max(since, min(pause, 60.0), 1.0)))
+        elif self._clock_s > self._hold_s:
+            # More was tried: the truth lies between what was taken and the rate that was refused.
+            found = math.sqrt(found * max(found, min(self.per_s, 10 * found)))
+        same = held is not None and abs(math.log(found / held)) < SAME
+        least, most = max(HOLD_S, HOLD_PAUSES * pause), max(HOLD_S, HOLD_MAX_PAUSES * pause)
+        self._hold_s = min(most, max(least, 2 * self._hold_s if same else 0.0))
+        self._learned = found
+        self._clock_s = 0.0
+        self._event_s, self._pending_s = event, None
+        self._sent = self._refused = 0
+
+
+class TokenRate:
+    """The rate at which one lane may spend tokens: counted by estimate at a start, settled by the answer.
+
+    Args:
+        per_min: a configured limit; ``None`` without one.
+    """
+
+    __slots__ = ("_announced", "_ceiling", "_flow", "_scarce")
+
+    def __init__(self, per_min: float | None = None) -> None:
+        self._ceiling = math.inf if per_min is None else per_min / 60.0 * SHARE
+        self._announced = math.inf
+        self._scarce = False
+        self._flow = Flow()
+
+    @property
+    def per_s(self) -> float:
+        """Tokens per second; infinite when no limit is known."""
+        rate = min(self._ceiling, self._announced)
+        return rate / 2 if self._scarce else rate
+
+    @property
+    def ready_at_s(self) -> float:
+        """The next call may not start before."""
+        return self._flow.ready_at_s
+
+    def take(self, tokens: float, now_s: float) -> None:
+        """A call of about this size starts."""
+        if (rate := self.per_s) < math.inf:
+            self._flow.take(tokens, rate, now_s)
+
+    def settle(self, more: float) -> None:
+        """A call has turned out to be so many tokens larger than was counted."""
+        if (rate := self.per_s) < math.inf:
+            self._flow.settle(more, rate)
+
+    def announce(self, per_min: float, left: float | None) -> None:
+        """The endpoint tells its limit; see `StartRate.announce`."""
+        self._announced = per_min / 60.0 * SHARE
+        self._scarce = left is not None and left < LOW_REMAINING

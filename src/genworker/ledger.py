@@ -1,0 +1,198 @@
+"""What a cohort has cost so far, over all its runs: rebuilt from run journals and, without them, from the store.
+
+A line stands in the journal before each call, so a run that was killed at any moment has left a record of
+what it may have spent: a call without a known end counts at its worst case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from genworker.core.budget import NOTHING, Charge, Price
+from genworker.core.completion import Usage
+from genworker.core.membership import Membership
+from genworker.paths import METADATA_FILE, Paths
+from genworker.store.filesystem import StoreIndex
+
+FindPrice = Callable[[str, str, str], Price | None]
+"""(endpoint, model's id, model's name there) to its price today."""
+
+_ENDS = ("answered", "retry", "failed", "stopped", "abandoned")
+_MARKS = tuple(f'"event":"{event}"'.encode() for event in ("calling", *_ENDS))
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Attributes:
+    spent: over all runs of the cohort.
+    unpriced: models whose calls have no price, then or now; their money is not in `spent`.
+    open_calls: calls without a known end, counted at their worst case.
+    """
+
+    spent: Charge = NOTHING
+    unpriced: set[str] = field(default_factory=set)
+    open_calls: int = 0
+
+
+def read_ledger(paths: Paths, membership: Membership, find_price: FindPrice, *, but: str = "") -> Ledger:
+    """Add up what all runs of a cohort have spent.
+
+    Args:
+        but: a run to leave out: the one that asks.
+    """
+    ledger = Ledger()
+    runs: set[str] = set()
+    for path in sorted(paths.runs_dir.glob("*.jsonl")):
+        if path.stem != but and _is_of(path, membership.cohort_id):
+            runs.add(path.stem)
+            _add_journal(ledger, path, find_price)
+    _add_store(ledger, paths, membership, runs | {but}, find_price)
+    return ledger
+
+
+def _is_of(path: Path, cohort_id: str) -> bool:
+    """Whether a journal's first line names the cohort."""
+    try:
+        with path.open("rb") as stream:
+            record = orjson.loads(stream.readline())
+    except (OSError, orjson.JSONDecodeError):
+        return False
+    return isinstance(record, dict) and record.get("cohort") == cohort_id
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as stream:
+        for line in stream:
+            if any(mark in line[:96] for mark in _MARKS):
+                try:
+                    record = orjson.loads(line)
+                except orjson.JSONDecodeError:
+                    continue  # the last line of a run that was cut off
+                yield record
+
+
+def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
+    out: dict[tuple[str, str], dict[str, Any]] = {}
+    usd, calls, tokens = ledger.spent.usd, ledger.spent.calls, ledger.spent.tokens
+    for record in _lines(path):
+        key = (str(record.get("stage")), str(record.get("gen_id")))
+        if record.get("event") == "calling":
+            before = out.get(key)
+            if before is not None:  # its end is not on record
+                ledger.open_calls += 1
+                usd += _worst(ledger, before, find_price)
+                tokens += int(before.get("worst_tokens") or 0)
+            out[key] = record
+            calls += 1
+            continue
+        call = out.pop(key, None)
+        if call is None:
+            continue
+        if record["event"] == "answered":
+            usage = _usage(record.get("usage"))
+            known = _known(ledger, record.get("cost_usd"), usage, call, find_price)
+            usd += known if known is not None else _worst(ledger, call, find_price)
+            read, written = usage.input_tokens, usage.output_tokens
+            counted = read is not None and written is not None
+            tokens += (read or 0) + (written or 0) if counted else int(call.get("worst_tokens") or 0)
+        elif record["event"] == "abandoned" or record.get("may_be_billed"):
+            usd += _worst(ledger, call, find_price)
+            tokens += int(call.get("worst_tokens") or 0)
+    for call in out.values():
+        ledger.open_calls += 1
+        usd += _worst(ledger, call, find_price)
+        tokens += int(call.get("worst_tokens") or 0)
+    ledger.spent = Charge(usd, calls, tokens)
+
+
+def _add_store(
+    ledger: Ledger, paths: Paths, membership: Membership, runs: set[str], find_price: FindPrice
+) -> None:
+    """Generations of this cohort whose run has left no journal: what their metadata say, replaced ones too."""
+    index = StoreIndex(paths)
+    for row in membership.rows:
+        found = []
+        if row.gen_id in index.names(row.stage):
+            found.append(paths.metadata_path(row.stage, row.gen_id))
+        if row.gen_id in _asides(paths, row.stage.value):
+            found += sorted(paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}"))
+        for path in found:
+            facts = _facts(path)
+            if facts.get("run_id") in runs or facts.get("cohort_id") != membership.cohort_id:
+                continue
+            if facts.get("mode") != "llm":
+                continue
+            usage = _usage(facts.get("usage"))
+            known = _known(ledger, facts.get("cost_usd"), usage, facts, find_price)
+            if known is None:
+                ledger.unpriced.add(str(facts.get("model_id")))
+            tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+            ledger.spent += Charge(known or Decimal(0), int(facts.get("attempts") or 1), tokens)
+
+
+def _asides(paths: Paths, stage: str) -> set[str]:
+    directory = paths.aside_dir(stage, "x").parent
+    try:
+        return {entry.name for entry in directory.iterdir()}
+    except OSError:
+        return set()
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        record = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _usage(record: Any) -> Usage:
+    counts = record if isinstance(record, dict) else {}
+    return Usage(
+        **{
+            name: value
+            for name in Usage.__slots__
+            if isinstance(value := counts.get(name), int) and not isinstance(value, bool)
+        }
+    )
+
+
+def _money(value: Any) -> Decimal | None:
+    try:
+        return Decimal(value) if isinstance(value, str | int) else None
+    except InvalidOperation:
+        return None
+
+
+def _price(call: dict[str, Any], find_price: FindPrice) -> Price | None:
+    endpoint, model = call.get("endpoint"), call.get("model")
+    if not isinstance(endpoint, str) or not isinstance(model, str):
+        return None
+    return find_price(endpoint, str(call.get("model_id") or ""), model)
+
+
+def _known(
+    ledger: Ledger, recorded: Any, usage: Usage, call: dict[str, Any], find_price: FindPrice
+) -> Decimal | None:
+    """What an answer cost: as it was recorded, else at today's price."""
+    if (money := _money(recorded)) is not None:
+        return money
+    price = _price(call, find_price)
+    return None if price is None else price.cost(usage)
+
+
+def _worst(ledger: Ledger, call: dict[str, Any], find_price: FindPrice) -> Decimal:
+    if (money := _money(call.get("worst_usd"))) is not None:
+        return money
+    price = _price(call, find_price)
+    if price is None:
+        ledger.unpriced.add(str(call.get("model_id") or call.get("model")))
+        return Decimal(0)
+    tokens = int(call.get("worst_tokens") or 0)
+    return max(price.at_most(tokens, 0), price.at_most(0, tokens))

@@ -1,0 +1,87 @@
+"""What came to nothing, grouped by cause, and the command that mends each."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from genworker.core.membership import MembershipRow
+from genworker.core.stages import Stage
+from genworker.reports.scores import Scores
+
+
+@dataclass(slots=True)
+class FailureGroup:
+    """Rows that came to nothing for one reason.
+
+    Attributes:
+        word: the kind of failure.
+        cause: the reason without what differs from row to row.
+        where: ``stage · template · model``, each once.
+        rows: (row, its own reason).
+    """
+
+    word: str
+    cause: str
+    stage: Stage
+    where: dict[str, None] = field(default_factory=dict)
+    rows: list[tuple[MembershipRow, str]] = field(default_factory=list)
+
+    def commands(self, cohort_ids: Sequence[str]) -> list[str]:
+        """What to type to mend it."""
+        named = {row.cohort_id for row, _ in self.rows}
+        cohorts = [name for name in cohort_ids if name in named] or list(cohort_ids)
+        return [
+            command.replace("COHORT", shlex.quote(name))
+            for name in cohorts
+            for command in _mend(self.word)[0]
+        ]
+
+    @property
+    def note(self) -> str:
+        """What to know before that."""
+        return _mend(self.word)[1]
+
+
+_MEND: dict[str, tuple[tuple[str, ...], str]] = {
+    "unparseable": (
+        ("genworker reparse COHORT", "genworker retry COHORT --unparseable"),
+        "Mend the parser or the template first. To parse again costs nothing; to ask again does, and "
+        "with the same seed a model tends to answer the same.",
+    ),
+    "truncated": (
+        ("genworker retry COHORT --truncated",),
+        "Raise max_tokens first: otherwise a retry is cut off again.",
+    ),
+    "content_filtered": (
+        ("genworker retry COHORT --failed",),
+        "The same prompt tends to be filtered again: change the template or the model.",
+    ),
+    "blocked": (("genworker run COHORT",), "Mend the draft or essay that is named, then run."),
+    "missing": (("genworker run COHORT",), ""),
+}
+
+
+def _mend(word: str) -> tuple[tuple[str, ...], str]:
+    return _MEND.get(word, (("genworker retry COHORT --failed",), ""))
+
+
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)\w{6,}\b|\b\d{4,}\b|\b\d+\.\d+\b")
+
+
+def failure_groups(scores: Scores) -> list[FailureGroup]:
+    """Everything of the plan that is not done, by cause, the most frequent first."""
+    groups: dict[tuple[str, str, Stage], FailureGroup] = {}
+    troubles = [(row, reason) for row, reason in scores.troubles]
+    troubles += [(e.row, e.error) for e in scores.evaluations if e.error is not None]
+    for row, reason in troubles:
+        word, _, rest = reason.partition(": ")
+        cause = _VARYING.sub("…", rest)
+        group = groups.get((word, cause, row.stage))
+        if group is None:
+            group = groups[word, cause, row.stage] = FailureGroup(word, cause, row.stage)
+        group.where[f"{row.template_id} · {row.llm_model_id or '?'}"] = None
+        group.rows.append((row, reason))
+    return sorted(groups.values(), key=lambda group: (-len(group.rows), group.stage.order))

@@ -1,0 +1,198 @@
+"""Which endpoint answers a row, under what name, in what limits, at what price: settings become lanes."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from genworker.core.budget import Charge, Price, most_input_tokens
+from genworker.core.completion import CompletionRequest, Sampling, Usage
+from genworker.core.lane import LaneSpec
+from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
+from genworker.pricing import find_price
+from genworker.settings import LoadedSettings, Settings
+
+UNBOUNDED_ANSWER_TOKENS = 131_072
+"""Taken for the longest answer where no `max_tokens` is set; caps on money and tokens demand one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How one model is asked.
+
+    Attributes:
+        model: the name that the endpoint is asked for.
+        price: ``None`` when nobody knows it.
+        is_fallback: whether it stands in for another route.
+    """
+
+    endpoint: str
+    model_id: str
+    model: str
+    price: Price | None
+    is_fallback: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.endpoint}/{self.model if self.is_fallback else self.model_id}"
+
+
+@dataclass(slots=True)
+class Routes:
+    """The routes of one run, a lane each.
+
+    Attributes:
+        lanes: each job's lane; the scheduler changes it when a row is handed to a fallback.
+    """
+
+    loaded: LoadedSettings
+    model_name: Callable[[str], str]
+    lanes: array[int] = field(default_factory=lambda: array("h"))
+    by_lane: list[Route] = field(default_factory=list)
+    _primary: dict[str, Route] = field(default_factory=dict)
+
+    def primary(self, model_id: str) -> Route:
+        """Where a model is asked first."""
+        route = self._primary.get(model_id)
+        if route is None:
+            endpoint = self.loaded.endpoint_of(model_id)
+            assert endpoint is not None, "checked before the run"
+            model = self.model_name(model_id)
+            price = find_price(self.loaded.settings, endpoint, model_id, model)
+            route = self._primary[model_id] = Route(endpoint, model_id, model, price)
+        return route
+
+    def of(self, job: int, model_id: str) -> Route:
+        """Where a job is asked now."""
+        lane = self.lanes[job] if job < len(self.lanes) else NO_LANE
+        return self.by_lane[lane] if lane != NO_LANE else self.primary(model_id)
+
+    def build(self, count: int, models: Iterable[tuple[int, str]]) -> tuple[list[LaneSpec], list[str]]:
+        """Make the lanes.
+
+        Args:
+            count: jobs in all.
+            models: (job, its model's id) of the jobs that need a call.
+
+        Returns:
+            The lanes' specs, and the endpoints' names as the specs number them.
+        """
+        self.lanes = array("h", [NO_LANE]) * count
+        numbers: dict[str, int] = {}
+        for job, model_id in models:
+            lane = numbers.get(model_id)
+            if lane is None:
+                lane = numbers[model_id] = len(self.by_lane)
+                self.by_lane.append(self.primary(model_id))
+            self.lanes[job] = lane
+        fallbacks = self._add_fallbacks()
+        endpoints: dict[str, int] = {}
+        settings = self.loaded.settings
+        specs = []
+        for number, route in enumerate(self.by_lane):
+            model = settings.models.get(route.model_id) if not route.is_fallback else None
+            endpoint = endpoints.setdefault(route.endpoint, len(endpoints))
+            specs.append(
+                LaneSpec(
+                    endpoint,
+                    route.name,
+                    fallback=fallbacks.get(number, -1),
+                    rpm=model.rpm if model else None,
+                    tpm=model.tpm if model else None,
+                )
+            )
+        return specs, list(endpoints)
+
+    def _add_fallbacks(self) -> dict[int, int]:
+        """Lane to the lane that stands in for it; routes that only stand in are appended."""
+        result: dict[int, int] = {}
+        number = 0
+        while number < len(self.by_lane):
+            route = self.by_lane[number]
+            target = self.fallback(route)
+            if target is not None:
+                same = (
+                    other
+                    for other, known in enumerate(self.by_lane)
+                    if (known.endpoint, known.model) == (target.endpoint, target.model)
+                )
+                found = next(same, None)
+                if found is None:
+                    found = len(self.by_lane)
+                    self.by_lane.append(target)
+                if found != number:
+                    result[number] = found
+            number += 1
+        return result
+
+    def fallback(self, route: Route) -> Route | None:
+        """The route that gets what this one refuses for good."""
+        settings = self.loaded.settings
+        sections = [settings.endpoints[route.endpoint]]
+        model = settings.models.get(route.model_id)
+        endpoint = name = None
+        if model is not None and not route.is_fallback:
+            endpoint, name = model.fallback_endpoint, model.fallback_model
+        if endpoint is None and name is None:
+            endpoint, name = sections[0].fallback_endpoint, sections[0].fallback_model
+        if endpoint is None and name is None:
+            return None
+        endpoint, name = endpoint or route.endpoint, name or route.model
+        price = find_price(settings, endpoint, "", name)
+        return Route(endpoint, route.model_id, name, price, is_fallback=True)
+
+
+def endpoint_specs(settings: Settings, names: Iterable[str]) -> list[EndpointSpec]:
+    """What is configured for endpoints, for the scheduler."""
+    sections = [settings.endpoints[name] for name in names]
+    return [EndpointSpec(section.max_concurrency, section.rpm, section.tpm) for section in sections]
+
+
+def retry_policy(settings: Settings, max_wait_s: float | None = None) -> RetryPolicy:
+    """The settings' retries, for the scheduler."""
+    retries = settings.retries
+    return RetryPolicy(
+        transport=retries.transport,
+        rate_limit=retries.rate_limit,
+        content=retries.content,
+        base_s=retries.base_s,
+        cap_s=retries.cap_s,
+        max_wait_s=retries.max_wait_s if max_wait_s is None else max_wait_s,
+        breaker_calls=retries.breaker_calls,
+        outage_s=retries.outage_s,
+    )
+
+
+def longest_answer(sampling: Sampling) -> int | None:
+    """The most tokens that an answer may have, extra fields of the request considered; ``None``: no limit."""
+    extra = sampling.extra_body
+    limits = [sampling.max_tokens, extra.get("max_tokens"), extra.get("max_completion_tokens")]
+    known = [limit for limit in limits if isinstance(limit, int)]
+    answers = extra.get("n", 1)
+    return max(known) * max(1, answers if isinstance(answers, int) else 1) if known else None
+
+
+def worst_case(route: Route, request: CompletionRequest) -> Charge:
+    """What a call may cost at most."""
+    sampling = request.sampling
+    extra = json.dumps(dict(sampling.extra_body), default=str) if sampling.extra_body else None
+    read = most_input_tokens(request.prompt, sampling.system, extra)
+    written = longest_answer(sampling) or UNBOUNDED_ANSWER_TOKENS
+    if route.price is None:
+        return Charge(calls=1, tokens=read + written, priced=False)
+    return Charge(route.price.at_most(read, written), 1, read + written)
+
+
+def cost(route: Route, usage: Usage) -> Charge | None:
+    """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    tokens = usage.input_tokens + usage.output_tokens
+    if route.price is None:
+        return Charge(calls=1, tokens=tokens, priced=False)
+    usd = route.price.cost(usage)
+    assert usd is not None, "both counts are known"
+    return Charge(usd, 1, tokens)

@@ -1,0 +1,502 @@
+"""Reads a whole store and says everything that is wrong with it; mends what can be mended without a loss.
+
+A finding never stops the check. Nothing here asks a model or changes what is good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from genworker.core.generation import Answer, FailureKind, Generation, finish
+from genworker.core.ids import id_fault
+from genworker.core.membership import Membership, MembershipRow
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import GenworkerError, StoreError
+from genworker.paths import GENERATION_FILES, METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
+from genworker.store.answers import logged_runs
+from genworker.store.filesystem import (
+    FilesystemStore,
+    damaged_files,
+    keep_aside,
+    staging_run_id,
+    sweep_staging,
+)
+from genworker.store.lock import FileLock
+from genworker.store.reading import read_directory
+
+MAX_PROMPT_CHECKS = 2_000_000
+_JUDGED = ("truncated", "failure", "files")
+
+
+class Kind(StrEnum):
+    """What can be wrong. The words stand in the JSON output."""
+
+    EMPTY = "empty"
+    """A directory without a file."""
+    NO_ANSWER = "no-answer"
+    """Neither raw nor parsed text, and no reason for it."""
+    NO_METADATA = "no-metadata"
+    BAD_METADATA = "bad-metadata"
+    """``metadata.json`` is no JSON object, or lacks a required key."""
+    FILE_MISSING = "file-missing"
+    """A file that the metadata name."""
+    DIGEST = "digest"
+    """A file that is not what the metadata say."""
+    NOT_TEXT = "not-text"
+    UNREADABLE = "unreadable"
+    MISPLACED = "misplaced"
+    """The metadata are another generation's or another stage's."""
+    CONTRADICTION = "contradiction"
+    """The metadata contradict the membership, or the files."""
+    PARENT_MISSING = "parent-missing"
+    PARENT_STAGE = "parent-stage"
+    """The parent stands in another stage than the one before."""
+    STALE = "stale"
+    """The prompt does not render to what was sent: the template, a concept or the parent has changed."""
+    UNPARSED = "unparsed"
+    """The present parser reads an answer that counts as unparseable."""
+    UNLISTED = "unlisted"
+    """In no cohort's membership."""
+    STAGING = "staging"
+    """Left by a run that died."""
+    ANSWERS = "answers"
+    """Answers of a run that died, not in place yet."""
+    LINK = "link"
+    FOREIGN = "foreign"
+    """A file or directory that does not belong there."""
+    BAD_NAME = "bad-name"
+    """A directory whose name cannot be a gen_id."""
+    PERMISSIONS = "permissions"
+    """Others may write."""
+    MEMBERSHIP = "membership"
+    """A membership that cannot be read."""
+
+
+MENDABLE = frozenset({Kind.STAGING, Kind.ANSWERS, Kind.UNPARSED, Kind.EMPTY})
+BROKEN = frozenset(
+    {
+        Kind.NO_ANSWER,
+        Kind.NO_METADATA,
+        Kind.BAD_METADATA,
+        Kind.FILE_MISSING,
+        Kind.DIGEST,
+        Kind.NOT_TEXT,
+        Kind.MISPLACED,
+    }
+)
+"""Findings for which a repair moves the directory aside, so that the next run makes the generation again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        place: path from the data root.
+        gen_id: the generation that it concerns; ``None`` for what is none.
+    """
+
+    kind: Kind
+    place: str
+    what: str
+    stage: Stage | None = None
+    gen_id: str | None = None
+
+
+Render = Callable[[Membership, int, str | None], str | None]
+"""(membership, row, the parent's text) -> the prompt as it would be sent now; ``None``: it cannot be made."""
+ParserOf = Callable[[MembershipRow], str | None]
+"""The parser that the catalogue names for a row; ``None`` when its template is not registered."""
+
+
+@dataclass(slots=True)
+class Check:
+    """One pass over a store.
+
+    Args:
+        memberships: the cohorts to be checked.
+        whole: also report what stands outside of these cohorts, and what is no generation.
+        group_permissions: whether the group may write.
+    """
+
+    paths: Paths
+    memberships: Sequence[Membership]
+    render: Render
+    parser_of: ParserOf
+    whole: bool = True
+    group_permissions: bool = False
+    findings: list[Finding] = field(default_factory=list)
+    checked: int = 0
+    _rows: dict[tuple[Stage, str], tuple[Membership, int]] = field(default_factory=dict)
+    _names: dict[Stage, set[str]] = field(default_factory=dict)
+
+    def run(self) -> list[Finding]:
+        """Read everything; returns all findings, in the order of the stages and names."""
+        for membership in self.memberships:
+            for index, row in enumerate(membership.rows):
+                self._rows.setdefault((row.stage, row.gen_id), (membership, index))
+        self._look_at_top()
+        for stage in STAGES:
+            self._names[stage] = set(self._stage_names(stage))
+        for stage in STAGES:
+            for name in sorted(self._names[stage]):
+                if self.whole or (stage, name) in self._rows:
+                    self.checked += 1
+                    self._generation(stage, name)
+        self._runs()
+        return self.findings
+
+    def _find(
+        self, kind: Kind, path: Path, what: str, stage: Stage | None = None, gen_id: str | None = None
+    ) -> None:
+        self.findings.append(Finding(kind, os.path.relpath(path, self.paths.data_root), what, stage, gen_id))
+
+    # Directories
+
+    def _look_at_top(self) -> None:
+        root = self.paths.gens_root
+        for path, what in self._entries(root):
+            if what.is_symlink():
+                self._find(Kind.LINK, path, "is a symbolic link; the store needs a real directory")
+            elif path.name not in {stage.value for stage in STAGES}:
+                self._find(Kind.FOREIGN, path, "is no stage")
+            elif not what.is_dir():
+                self._find(Kind.FOREIGN, path, "is not a directory")
+            else:
+                self._modes(path)
+
+    def _entries(self, directory: Path) -> list[tuple[Path, os.DirEntry[str]]]:
+        try:
+            with os.scandir(directory) as entries:
+                return sorted(((Path(entry.path), entry) for entry in entries), key=lambda pair: pair[0].name)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._find(Kind.UNREADABLE, directory, f"cannot be listed: {error.strerror}")
+            return []
+
+    def _stage_names(self, stage: Stage) -> Iterator[str]:
+        if self.paths.stage_dir(stage).is_symlink():
+            return
+        for path, entry in self._entries(self.paths.stage_dir(stage)):
+            name = path.name
+            if entry.is_symlink():
+                gen_id = None if name.startswith(".") else name
+                self._find(Kind.LINK, path, "is a symbolic link, which is not followed", stage, gen_id)
+            elif name.startswith("."):
+                self._dot_name(path, name)
+            elif not entry.is_dir():
+                self._find(Kind.FOREIGN, path, "is a file among generations", stage)
+            elif (reason := id_fault(name)) is not None:
+                self._find(Kind.BAD_NAME, path, f"cannot be a gen_id: it {reason}", stage)
+            else:
+                yield name
+
+    def _dot_name(self, path: Path, name: str) -> None:
+        run_id = staging_run_id(name)
+        if run_id is None:
+            self._find(Kind.FOREIGN, path, "is none of genworker's names")
+        elif self._is_dead(run_id):
+            count = len(self._entries(path))
+            self._find(Kind.STAGING, path, f"was left by the run {run_id}, with {count} directories")
+
+    def _is_dead(self, run_id: str) -> bool:
+        path = self.paths.run_lock_path(run_id)
+        if not path.exists():
+            return True
+        lock = FileLock(path)
+        try:
+            if not lock.acquire():
+                return False
+        except StoreError:
+            return False
+        lock.release()
+        return True
+
+    def _runs(self) -> None:
+        for run_id in sorted(logged_runs(self.paths)):
+            if self._is_dead(run_id):
+                path = self.paths.answers_path(run_id, 1)
+                self._find(Kind.ANSWERS, path, f"holds answers of the run {run_id}, which died")
+
+    def _modes(self, path: Path) -> None:
+        try:
+            mode = path.lstat().st_mode
+        except OSError:
+            return
+        refused = stat.S_IWOTH if self.group_permissions else stat.S_IWOTH | stat.S_IWGRP
+        if mode & refused:
+            who = "everybody" if mode & stat.S_IWOTH else "the group"
+            self._find(Kind.PERMISSIONS, path, f"may be written by {who} (mode {stat.S_IMODE(mode):04o})")
+
+    # One generation
+
+    def _generation(self, stage: Stage, gen_id: str) -> None:
+        directory = self.paths.generation_dir(stage, gen_id)
+
+        def find(kind: Kind, what: str, name: str = "") -> None:
+            self._find(kind, directory / name if name else directory, what, stage, gen_id)
+
+        self._modes(directory)
+        entries = self._entries(directory)
+        if not entries:
+            find(Kind.EMPTY, "holds nothing")
+            return
+        for path, entry in entries:
+            if entry.is_symlink():
+                find(Kind.LINK, "is a symbolic link, which is not followed", path.name)
+            elif path.name not in GENERATION_FILES:
+                find(Kind.FOREIGN, "is no file of a generation", path.name)
+            elif not entry.is_file():
+                find(Kind.FOREIGN, "is not a file", path.name)
+            else:
+                self._modes(path)
+        if (stage, gen_id) not in self._rows and self.whole:
+            find(Kind.UNLISTED, "is in no cohort's membership")
+        try:
+            generation = read_directory(directory, stage, gen_id)
+        except StoreError as error:
+            name = Path(error.path).name
+            if any(entry.is_symlink() and path.name == name for path, entry in entries):
+                return  # said already
+            kind = Kind.UNREADABLE if error.errno is not None else Kind.NOT_TEXT
+            if name == METADATA_FILE and "JSON" in str(error):
+                kind = Kind.BAD_METADATA
+            find(kind, str(error).removeprefix(f"{error.path} "), name)
+            return
+        self._content(generation, directory, find)
+
+    def _content(self, generation: Generation, directory: Path, find: Callable[..., None]) -> None:
+        if not generation.metadata:
+            if not (directory / METADATA_FILE).exists():
+                find(Kind.NO_METADATA, "has no metadata.json")
+            else:
+                find(Kind.BAD_METADATA, "holds nothing", METADATA_FILE)
+            return
+        damaged = damaged_files(generation)
+        for name in damaged:
+            if (directory / name).exists():
+                find(Kind.DIGEST, "is not what metadata.json says", name)
+            else:
+                find(Kind.FILE_MISSING, "is named in metadata.json and missing", name)
+        if not generation.raw_text and not generation.parsed_text and generation.failure is None:
+            find(Kind.NO_ANSWER, "holds neither an answer nor the reason why there is none")
+            return
+        self._metadata(generation, find)
+        if damaged:
+            return
+        if generation.parsed_text is None and generation.failure is None and generation.raw_text:
+            pass  # another tool's, not parsed yet: `UNPARSED` below when it can be
+        elif not generation.parsed_text and generation.failure is None:
+            find(Kind.CONTRADICTION, "is empty, and metadata.json names no failure", PARSED_FILE)
+        elif generation.parsed_text and generation.failure is not None:
+            find(Kind.CONTRADICTION, "has a parsed text, and metadata.json names a failure")
+        self._lineage(generation, find)
+
+    def _metadata(self, generation: Generation, find: Callable[..., None]) -> None:
+        metadata = generation.metadata
+        missing = [name for name in ("task_id", "template_id", "parent_gen_id") if name not in metadata]
+        if generation.model_id is None and metadata.get("mode") != "copy":
+            missing.append("model_id")
+        if missing:
+            find(Kind.BAD_METADATA, f"lacks {', '.join(missing)}", METADATA_FILE)
+        for key, place in (("stage", generation.stage.value), ("gen_id", generation.gen_id)):
+            if metadata.get(key, place) != place:
+                find(Kind.MISPLACED, f"says {key} {str(metadata[key])[:60]!r}", METADATA_FILE)
+        held = self._rows.get((generation.stage, generation.gen_id))
+        if held is None:
+            return
+        row = held[0].rows[held[1]]
+        for key, listed in (("template_id", row.template_id), ("parent_gen_id", row.parent_gen_id or "")):
+            if key in metadata and (metadata[key] or "") != listed:
+                find(
+                    Kind.CONTRADICTION,
+                    f"says {key} {str(metadata[key])[:60]!r}, the membership {listed!r}",
+                    METADATA_FILE,
+                )
+
+    def _lineage(self, generation: Generation, find: Callable[..., None]) -> None:
+        stage, parent_id = generation.stage, generation.parent_gen_id
+        text: str | None = None
+        if stage.parent is None:
+            if parent_id:
+                find(Kind.PARENT_STAGE, f"is a draft and names a parent, {parent_id[:60]!r}", METADATA_FILE)
+        elif not parent_id or parent_id not in self._names[stage.parent]:
+            elsewhere = [other for other in STAGES if parent_id in self._names[other]]
+            if elsewhere:
+                what = f"names the parent {parent_id!r}, which is of stage {elsewhere[0].value}"
+                find(Kind.PARENT_STAGE, what, METADATA_FILE)
+            else:
+                find(Kind.PARENT_MISSING, f"its parent {stage.parent.value}/{parent_id} is not in the store")
+            return
+        else:
+            text = self._parsed(stage.parent, parent_id)
+            if text is None:
+                return  # the parent has its own finding
+        self._prompt(generation, text, find)
+        self._parse(generation, find)
+
+    def _parsed(self, stage: Stage, gen_id: str) -> str | None:
+        try:
+            return read_directory(self.paths.generation_dir(stage, gen_id), stage, gen_id).parsed_text
+        except StoreError:
+            return None
+
+    def _prompt(self, generation: Generation, parent_text: str | None, find: Callable[..., None]) -> None:
+        held = self._rows.get((generation.stage, generation.gen_id))
+        if held is None or generation.prompt_text is None:
+            return
+        if generation.metadata.get("mode") == "copy":
+            if generation.raw_text != parent_text:
+                find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
+            return
+        prompt = self.render(held[0], held[1], parent_text)
+        if prompt is None:
+            find(Kind.STALE, "cannot be rendered any more: its template or concepts are gone", PROMPT_FILE)
+        elif prompt != generation.prompt_text:
+            find(Kind.STALE, "is not what would be sent now", PROMPT_FILE)
+
+    def _parse(self, generation: Generation, find: Callable[..., None]) -> None:
+        failure = generation.failure
+        if generation.parsed_text or (failure is not None and failure.kind is not FailureKind.UNPARSEABLE):
+            return
+        answer = self.reparsed(generation)
+        if answer is not None and finish(answer).parsed_text is not None:
+            find(Kind.UNPARSED, "can be parsed now", RAW_FILE)
+
+    def reparsed(self, generation: Generation) -> Answer | None:
+        """The answer again, for the present parser; ``None`` when no cohort names it."""
+        held = self._rows.get((generation.stage, generation.gen_id))
+        parser = self.parser_of(held[0].rows[held[1]]) if held is not None else None
+        if parser is None:
+            return None
+        kept = {key: value for key, value in generation.metadata.items() if key not in _JUDGED}
+        return Answer(
+            generation.stage,
+            generation.gen_id,
+            generation.prompt_text or "",
+            generation.raw_text,
+            {**kept, "parser": parser},
+        )
+
+
+# Mending
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a repair did or left undone, in words."""
+
+    what: str
+    place: str
+    done: bool = True
+
+
+async def repair(check: Check, run_id: str, tell: Callable[[Step], None]) -> None:
+    """Do what is safe about a check's findings.
+
+    Staging of dead runs is swept and their answers are put in place; answers that can be parsed now are;
+    broken directories move aside, so that the next run makes them again; empty ones go. A generation that
+    a worker has in hand is left alone, and so is everything else.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    paths, group = check.paths, check.group_permissions
+    async with FilesystemStore(paths, run_id, group_permissions=group) as store:
+        await _salvage(paths, store, tell, group=group)
+        for (stage, gen_id), kinds in _by_generation(check.findings).items():
+            if not await store.claim(stage, gen_id):
+                tell(Step("left alone: a worker has it in hand", f"{stage.value}/{gen_id}", done=False))
+                continue
+            try:
+                await _mend(check, store, stage, gen_id, kinds, tell)
+            except (OSError, GenworkerError) as error:
+                tell(Step(f"not mended: {error}", f"{stage.value}/{gen_id}", done=False))
+            finally:
+                await store.release(stage, gen_id)
+
+
+def _by_generation(findings: Iterable[Finding]) -> Mapping[tuple[Stage, str], set[Kind]]:
+    found: dict[tuple[Stage, str], set[Kind]] = {}
+    for finding in findings:
+        if finding.stage is not None and finding.gen_id is not None:
+            found.setdefault((finding.stage, finding.gen_id), set()).add(finding.kind)
+    return found
+
+
+async def _salvage(
+    paths: Paths, store: FilesystemStore, tell: Callable[[Step], None], *, group: bool
+) -> None:
+    sweep = await asyncio.to_thread(sweep_staging, paths, group_permissions=group)
+    try:
+        for answer, replace in sweep.answers:
+            await store.commit(answer, replace=replace)
+            sweep.committed.append((answer.stage, answer.gen_id))
+    except BaseException:
+        sweep.release()
+        raise
+    if sweep.errors:
+        sweep.release()
+        for error in sweep.errors:
+            tell(Step(f"not salvaged: {error}", error.path, done=False))
+    else:
+        await asyncio.to_thread(sweep.finish, paths)
+    for done, what in (
+        (sweep.committed, "salvaged: the answer of a dead run is in its place"),
+        (sweep.kept_aside, "moved aside: staging of a dead run, whose place is taken"),
+        (sweep.dropped, "removed: staging of a dead run, whose text is kept elsewhere"),
+    ):
+        for stage, gen_id in done:
+            tell(Step(what, f"{stage.value}/{gen_id}"))
+
+
+async def _mend(
+    check: Check,
+    store: FilesystemStore,
+    stage: Stage,
+    gen_id: str,
+    kinds: set[Kind],
+    tell: Callable[[Step], None],
+) -> None:
+    directory = check.paths.generation_dir(stage, gen_id)
+    place = f"{stage.value}/{gen_id}"
+    if directory.is_symlink():
+        return
+    if Kind.EMPTY in kinds:
+        with contextlib.suppress(OSError):  # filled meanwhile
+            directory.rmdir()
+            tell(Step("removed: the directory was empty", place))
+        return
+    if kinds & {Kind.UNPARSED, Kind.DIGEST, Kind.FILE_MISSING} and await _parse_again(
+        check, store, stage, gen_id
+    ):
+        tell(Step("parsed again, the old version is kept aside", place))
+        return
+    if kinds & BROKEN:
+        mode = 0o770 if check.group_permissions else 0o700
+        target = await asyncio.to_thread(
+            keep_aside, check.paths, stage, gen_id, directory, store.run_id, mode
+        )
+        tell(Step(f"moved aside to {target}; the next run makes it again", place))
+
+
+async def _parse_again(check: Check, store: FilesystemStore, stage: Stage, gen_id: str) -> bool:
+    """Make the parsed text anew from an answer whose raw text and prompt are intact."""
+    generation = await asyncio.to_thread(
+        read_directory, check.paths.generation_dir(stage, gen_id), stage, gen_id
+    )
+    if set(damaged_files(generation)) - {PARSED_FILE} or not generation.raw_text:
+        return False
+    answer = check.reparsed(generation)
+    if answer is None or finish(answer).parsed_text is None:
+        return False
+    await store.commit(answer, replace=True)
+    return True

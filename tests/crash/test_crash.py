@@ -1,0 +1,71 @@
+"""The short form of the harness, and the proof that it sees: `make crashtest` plays the long one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from crash.campaign import count_steps, play
+from crash.cases import ERRNOS, Case, all_cases
+from crash.lab import Lab, open_labs
+from crash.mutants import ALL
+
+POINTS = 150
+
+
+@pytest.fixture(scope="module")
+def labs() -> Iterator[list[Lab]]:
+    with open_labs(2) as opened:
+        yield opened
+
+
+@pytest.mark.slow
+def test_whatever_happens_nothing_is_lost_torn_or_paid_twice(labs: list[Lab]) -> None:
+    tally = play(labs, all_cases(count_steps(labs[0]), POINTS))
+    print(tally.table())
+    assert tally.counts.total() >= 150
+    assert not tally.wrong, "\n".join(f"{case}: {wrong}" for case, wrong in tally.wrong)
+
+
+def _kills(steps: range, kind: str = "kill-after") -> list[Case]:
+    return [Case("kill", {"kind": kind, "step": step}) for step in steps]
+
+
+def _each(family: str, count: int) -> list[Case]:
+    return [Case(family, seed=seed) for seed in range(count)]
+
+
+CATCHES: dict[str, list[Case]] = {
+    "no_staging": _kills(range(45, 90, 2)),
+    "metadata_last": _kills(range(45, 90)),
+    "no_sync": _each("order", 1),
+    "no_directory_sync": _each("order", 1),
+    "no_lock": _each("twins", 3),
+    "blind_sweep": _each("twins", 60)[2::3],
+    "drain_off": _each("signal", 20),
+    "no_claim": _each("cousins", 8),
+    "parse_first": _each("kill in the parser", 2),
+    "no_salvage": _kills(range(50, 90, 2)),
+    "sweep_deletes": _kills(range(50, 90, 2)),
+    "no_log": _kills(range(50, 90, 2)),
+    "errors_swallowed": [
+        Case(
+            "errno once",
+            {"kind": "errno", "step": step, "names": ["write"], "contains": ".run-", "errno": ERRNOS[0]},
+        )
+        for step in range(1, 5)
+    ],
+    "gives_up_at_once": _each("healed", 4),
+    "keeps_buying": _each("stops buying", 2),
+    "replaced_is_deleted": [Case("kill in a retry", seed=seed) for seed in (200, 201)],
+    "replaced_in_two_steps": _each("kill in a retry", 60),
+}
+"""For each bug the cases of which at least one must go wrong, and does go right without it."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", ALL)
+def test_a_seeded_bug_is_seen(labs: list[Lab], mutant: str) -> None:
+    tally = play(labs, CATCHES[mutant], mutants=[mutant], stop_at=1)
+    assert tally.wrong, f"{mutant} went unseen in {tally.counts.total()} cases"

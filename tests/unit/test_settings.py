@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genworker.core.stages import Stage
+from genworker.errors import ConfigError
+from genworker.settings import LoadedSettings, load_settings
+from support.project import write
+
+GOOD = """
+default_endpoint = "router"
+[endpoints.router]
+kind = "openai"
+base_url = "https://router.example/v1"
+api_key_env = "ROUTER_KEY"
+max_concurrency = 7
+temperature = 0.9
+extra_body = { provider = { order = ["a"] }, top_k = 4 }
+[models."m-1"]
+max_tokens = 100
+extra_body = { top_k = 8 }
+[models."m-1".stages.evaluation]
+temperature = 0.0
+[stages.evaluation]
+temperature = 0.1
+max_tokens = 50
+stop = ["END"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ROUTER_KEY", "GENWORKER_DATA_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def load(text: str = GOOD) -> LoadedSettings:
+    write(Path("config/genworker.toml"), text)
+    return load_settings()
+
+
+def refused(text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    return str(caught.value)
+
+
+def test_without_any_file_there_are_defaults() -> None:
+    loaded = load_settings()
+    assert loaded.settings.data_root == Path("data")
+    assert loaded.settings.max_concurrency == 1024
+    assert loaded.config is None
+
+
+def test_flags_go_over_environment_over_dotenv_over_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = 'data_root = "from-file"\nmax_concurrency = 1\ndrain_timeout_s = 1.0\n' + GOOD
+    write(
+        Path(".env"),
+        "GENWORKER_DATA_ROOT=from-dotenv\nGENWORKER_MAX_CONCURRENCY=2\nGENWORKER_DRAIN_TIMEOUT_S=2\n",
+    )
+    monkeypatch.setenv("GENWORKER_DATA_ROOT", "from-environment")
+    monkeypatch.setenv("GENWORKER_MAX_CONCURRENCY", "3")
+    write(Path("config/genworker.toml"), text)
+    loaded = load_settings(flags={"data_root": "from-flag"})
+    assert loaded.settings.data_root == Path("from-flag")
+    assert loaded.settings.max_concurrency == 3
+    assert loaded.settings.drain_timeout_s == 2
+    assert loaded.origins["data_root"] == "flag"
+    assert loaded.origins["max_concurrency"] == "environment"
+    assert loaded.origins["drain_timeout_s"] == ".env"
+    assert loaded.origins["endpoints.router.kind"] == "config/genworker.toml"
+
+
+def test_nested_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENWORKER_ENDPOINTS__ROUTER__MAX_CONCURRENCY", "99")
+    assert load().settings.endpoints["router"].max_concurrency == 99
+    assert load().settings.endpoints["router"].kind == "openai"
+
+
+def test_the_more_specific_section_decides() -> None:
+    loaded = load()
+    draft = loaded.sampling(Stage.DRAFT, "m-1", "router", "g")
+    assert (draft.temperature, draft.max_tokens, draft.stop) == (0.9, 100, ())
+    assert draft.extra_body == {"provider": {"order": ["a"]}, "top_k": 8}
+    evaluation = loaded.sampling(Stage.EVALUATION, "m-1", "router", "g")
+    assert (evaluation.temperature, evaluation.max_tokens, evaluation.stop) == (0.0, 100, ("END",))
+    other = loaded.sampling(Stage.EVALUATION, "m-2", "router", "g")
+    assert (other.temperature, other.max_tokens) == (0.1, 50)
+
+
+def test_the_seed_is_the_generations_own_unless_configured() -> None:
+    loaded = load()
+    assert loaded.sampling(Stage.DRAFT, "x", "router", "g1").seed is not None
+    assert loaded.sampling(Stage.DRAFT, "x", "router", "g1") == loaded.sampling(
+        Stage.DRAFT, "x", "router", "g1"
+    )
+    assert load(GOOD + "seed = false\n").sampling(Stage.EVALUATION, "x", "router", "g").seed is None
+    assert load(GOOD + "seed = 5\n").sampling(Stage.EVALUATION, "x", "router", "g").seed == 5
+
+
+def test_anthropic_gets_no_seed_and_always_a_limit() -> None:
+    loaded = load('default_endpoint = "a"\n[endpoints.a]\nkind = "anthropic"\n')
+    sampling = loaded.sampling(Stage.DRAFT, "m", "a", "g")
+    assert sampling.seed is None
+    assert sampling.max_tokens == 8192
+
+
+def test_keys_come_from_the_environment_or_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
+    write(Path(".env"), "ROUTER_KEY=sk-from-dotenv\n")
+    key = load().api_key("router")
+    assert key is not None
+    assert key.get_secret_value() == "sk-from-dotenv"
+    monkeypatch.setenv("ROUTER_KEY", "sk-from-environment")
+    key = load().api_key("router")
+    assert key is not None
+    assert key.get_secret_value() == "sk-from-environment"
+    assert "sk-from" not in repr(load())
+
+
+def test_a_missing_key_is_named_with_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load().api_key("router")
+    message = str(caught.value)
+    assert "ROUTER_KEY is not set" in message
+    assert "config/genworker.toml [endpoints.router] api_key_env" in message
+    assert "export ROUTER_KEY=" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            GOOD.replace("max_concurrency", "max_concurency"),
+            ["[endpoints.router]", "did you mean max_concurrency?"],
+        ),
+        ("data_rot = 'x'\n", ["unknown key 'data_rot'", "did you mean data_root?"]),
+        (
+            GOOD.replace("temperature = 0.0", "temprature = 0.0"),
+            ["[models.m-1.stages.evaluation]", "temperature"],
+        ),
+        (GOOD.replace('kind = "openai"', 'kind = "gemini"'), ["kind:", "'openai', 'anthropic'"]),
+        (GOOD.replace('kind = "openai"\n', ""), ["the key 'kind' is missing", "[endpoints.router]"]),
+        (GOOD.replace("max_concurrency = 7", "max_concurrency = 0"), ["greater than or equal to 1"]),
+        (GOOD.replace("https://", "http://"), ["plain http to router.example", "allow_http = true"]),
+        (GOOD.replace("https://", "ftp://"), ["must be an http or https address"]),
+        (GOOD.replace("https://", "https://user:secret@"), ["holds a user or password"]),
+        (GOOD.replace('base_url = "https://router.example/v1"\n', ""), ["has no base_url"]),
+        (GOOD.replace('default_endpoint = "router"', 'default_endpoint = "rooter"'), ["'rooter'", "router"]),
+        (GOOD.replace("max_tokens = 100", 'endpoint = "nowhere"'), ["'nowhere'", "[models.m-1] endpoint"]),
+        ("a = [\n", ["not valid TOML", "config/genworker.toml"]),
+        ('[endpoints.l]\nkind = "local"\nmodel_path = "no.gguf"\n', ["no model file 'no.gguf'"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_key_and_mend(text: str, expected: list[str]) -> None:
+    message = refused(text)
+    for part in [*expected, "config/genworker.toml"]:
+        assert part in message
+    assert "user:secret" not in message
+
+
+def test_all_faults_come_at_once() -> None:
+    message = refused(
+        GOOD.replace("max_concurrency", "max_concurency").replace("max_tokens = 50", "max_tokens = 0")
+    )
+    assert "max_concurency" in message
+    assert "max_tokens" in message
+
+
+def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENWORKER_MAX_CONCURENCY", "3")
+    with pytest.raises(ConfigError, match="unknown setting GENWORKER_MAX_CONCURENCY"):
+        load_settings()
+
+
+def test_plain_http_may_go_to_this_machine_or_where_it_is_allowed() -> None:
+    assert load(GOOD.replace("https://router.example", "http://127.0.0.1:8000"))
+    assert load(GOOD.replace("https://router.example", "http://localhost:8000"))
+    assert load(GOOD.replace("https://", "http://").replace("kind =", "allow_http = true\nkind ="))
+
+
+def test_a_named_file_must_exist() -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        load_settings(Path("nope.toml"))
