@@ -5,6 +5,7 @@ Here store and reports are brought together; both know nothing of each other.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,4 +35,11 @@ def scores(data_root: str | Path, cohort: str | Sequence[str]) -> list[ScoreRow]
 def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:
     """As `scores`, with the plan and the essays behind each row."""
     names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
-    return collect_scores(reader, [reader.membership(name) for name in names])
+    memberships = [reader.membership(name) for name in names]
+    was_enabled = gc.isenabled()
+    gc.disable()  # a hundred thousand rows are made and none is garbage: it would walk them again and again
+    try:
+        return collect_scores(reader, memberships)
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -95,7 +95,6 @@ class CohortPlan:
     given: Given | None
     source: Source
     choice: ComboChoice
-    held: HeldRows
     earlier: Earlier
     notes: tuple[str, ...]
     template_files: TemplateFiles
@@ -111,12 +110,14 @@ class Survey:
     """What a cohort consists of, counted while its rows go by.
 
     Attributes:
+        held: the rows of the cohort's file.
         growth: what is new, what stays and what would disappear.
         in_store: rows whose generation is there and good, per stage.
         calls: rows that a run would ask a model for, per (stage, template).
         copies: rows that a run would copy, per stage.
     """
 
+    held: HeldRows
     growth: Growth
     rows: Counter[Stage] = field(default_factory=Counter)
     in_store: Counter[Stage] = field(default_factory=Counter)
@@ -124,6 +125,21 @@ class Survey:
     copies: Counter[Stage] = field(default_factory=Counter)
     new_combos: int = 0
     changed: bool = False
+
+    @classmethod
+    def begin(cls, plan: CohortPlan) -> Survey:
+        """Nothing counted yet, against the file as it stands now."""
+        held = read_held_rows(plan.project.paths, plan.cohort_id)
+        return cls(held, Growth(held))
+
+    def gone_texts(self, limit: int) -> list[str]:
+        """The rows that would disappear, as they stand in the file; the last line counts those left out."""
+        gone = self.growth.gone
+        texts = [
+            self.held.rows.get(stage, {}).get(gen_id, f"{stage},{gen_id}").strip()
+            for stage, gen_id in gone[:limit]
+        ]
+        return [*texts, f"… and {len(gone) - limit} more (--dry-run --json)"] if len(gone) > limit else texts
 
     def calls_of(self, stage: Stage) -> int:
         """Calls of one stage."""
@@ -216,7 +232,6 @@ class _Planner:
             given,
             source,
             choice,
-            read_held_rows(self.paths, cohort_id),
             self.earlier,
             tuple(self.notes),
             self.templates,
@@ -417,7 +432,7 @@ def _in_cohort(given: Given, cohort_id: str) -> Given:
 
 def survey(plan: CohortPlan) -> Survey:
     """Count what the cohort consists of, against its file and the store. Writes nothing."""
-    found = Survey(Growth(plan.held))
+    found = Survey.begin(plan)
     for row in _counted(plan, found, plan.rows()):
         found.growth.take(row)
     registered = read_registered_combos(plan.project.paths)
@@ -457,15 +472,13 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
     paths, cohort_id = plan.project.paths, plan.cohort_id
     modes = Modes.of(group_permissions=plan.project.loaded.settings.group_permissions)
     with build_lock(paths, modes):
-        # Read again under the lock: another build may have written since.
-        held = read_held_rows(paths, cohort_id)
-        found = Survey(Growth(held))
+        found = Survey.begin(plan)
 
         def write(stream: TextIO) -> None:
-            columns = held.columns(max(plan.axes.replicates.values()))
-            write_membership(stream, _counted(plan, found, plan.rows()), held, found.growth, columns)
+            columns = found.held.columns(max(plan.axes.replicates.values()))
+            write_membership(stream, _counted(plan, found, plan.rows()), found.held, found.growth, columns)
             if found.growth.gone and not prune:
-                raise UsageError([_gone_fault(plan, found.growth.gone)])
+                raise UsageError([_gone_fault(plan, found)])
             # Before the membership takes its place, so that it never names what is not registered.
             found.new_combos = append_combos(paths, plan.axes.combos, modes)
             write_manifest(paths, cohort_id, manifest(plan, found.rows).to_json(), modes)
@@ -474,16 +487,10 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
     return found
 
 
-def _gone_fault(plan: CohortPlan, gone: Sequence[tuple[str, str]]) -> Fault:
-    rows = [plan.held.rows.get(stage, {}).get(gen_id, f"{stage},{gen_id}").strip() for stage, gen_id in gone]
-    shown = "".join(f"\n  {row}" for row in rows[:SHOWN_ROWS])
-    more = (
-        f"\n  … and {len(rows) - SHOWN_ROWS} more; --dry-run --json has them all"
-        if len(rows) > SHOWN_ROWS
-        else ""
-    )
+def _gone_fault(plan: CohortPlan, found: Survey) -> Fault:
+    shown = "".join(f"\n  {text}" for text in found.gone_texts(SHOWN_ROWS))
     return Fault(
-        f"{len(rows)} rows would disappear, nothing was written:{shown}{more}",
+        f"{len(found.growth.gone)} rows would disappear, nothing was written:{shown}",
         where=str(plan.project.paths.cohort_membership_csv(plan.cohort_id)),
         fix="add --prune to drop them (their generations stay in the store), or build under another name",
     )

@@ -16,14 +16,14 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from genworker.core.budget import Charge
+from genworker.core.budget import Budget, Caps, Charge
 from genworker.core.catalog import Catalog, Combo, guess_combos
-from genworker.core.completion import CompletionRequest, Usage
+from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.generation import Answer, Failure, FailureKind, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership
@@ -44,11 +44,12 @@ from genworker.errors import (
     TemplateError,
     UsageError,
 )
+from genworker.ledger import check_caps, read_ledger
 from genworker.paths import Paths
 from genworker.ports import Provider
 from genworker.routes import Route, Routes, cost, endpoint_specs, retry_policy, worst_case
 from genworker.runner import Outcome, Runner
-from genworker.settings import LoadedSettings, load_settings
+from genworker.settings import LoadedSettings, Settings, load_settings
 from genworker.store.catalog import (
     TemplateFiles,
     load_membership,
@@ -158,6 +159,7 @@ class CohortWork:
     combos: Mapping[str, Combo]
     run_id: str
     version: str
+    answer_tokens: int | None = None
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
     routes: Routes = field(init=False)
 
@@ -205,9 +207,14 @@ class CohortWork:
         return CompletionRequest(
             model=route.model,
             prompt=prompt,
-            sampling=self.project.loaded.sampling(row.stage, model_id, route.endpoint, row.gen_id),
+            sampling=self.sampling(row.stage, model_id, route.endpoint, row.gen_id),
             timeout_s=self.project.loaded.settings.endpoints[route.endpoint].timeout_s,
         )
+
+    def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
+        """The parameters of a call."""
+        sampling = self.project.loaded.sampling(stage, model_id, endpoint, gen_id)
+        return sampling if self.answer_tokens is None else replace(sampling, max_tokens=self.answer_tokens)
 
     def worst_case(self, job: int, request: CompletionRequest) -> Charge:
         """See `genworker.ports.Work.worst_case`."""
@@ -372,6 +379,9 @@ class RunOptions:
 
     Attributes:
         redo: which rows that the store holds are made again; what they replace is kept aside.
+        caps: hard caps over the cohort and all its runs; each goes before the settings' own.
+        max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
+        answer_tokens: over every configured `max_tokens`.
     """
 
     stages: frozenset[Stage] | None = None
@@ -379,6 +389,18 @@ class RunOptions:
     limit: int | None = None
     redo: Redo | None = None
     if_locked: IfLocked = IfLocked.LEAVE
+    caps: Caps = field(default_factory=Caps)
+    max_wait_s: float | None = None
+    answer_tokens: int | None = None
+
+    def caps_over(self, settings: Settings) -> Caps:
+        """The caps that hold: the options' own, else the settings'."""
+        asked, configured = self.caps, settings.caps
+        return Caps(
+            configured.cost_usd if asked.usd is None else asked.usd,
+            configured.calls if asked.calls is None else asked.calls,
+            configured.tokens if asked.tokens is None else asked.tokens,
+        )
 
 
 @dataclass(slots=True)
@@ -408,6 +430,8 @@ class RunResult:
             return ExitCode(128 + self.signal)
         if self.outcome.lost or self.outcome.unrecorded:
             return ExitCode.FAILURES
+        if self.scheduler.capped is not None:
+            return ExitCode.CAPPED
         bad = any(
             stage.failed or stage.unparseable or stage.blocked or stage.stopped
             for stage in self.progress.stages.values()
@@ -597,6 +621,7 @@ class _Engine:
             ),
             run_id,
             version,
+            answer_tokens=options.answer_tokens,
         )
 
     async def run(self) -> RunResult:
@@ -648,7 +673,7 @@ class _Engine:
             jobs = [job for job, chosen in enumerate(selected) if chosen]
             check_jobs(self.work, jobs)
             self._check_places(jobs, journal)
-            scheduler, lanes, providers = self._schedule(selected, jobs)
+            scheduler, lanes, providers = await self._schedule(selected, jobs)
             for provider in dict.fromkeys(providers):
                 stack.push_async_callback(provider.aclose)
                 await provider.open()
@@ -676,7 +701,14 @@ class _Engine:
                 outcome=outcome,
                 signal=self.signal,
             )
-            journal.record("run_ended", exit_code=int(result.exit_code), calls=self.progress.calls)
+            journal.record(
+                "run_ended",
+                exit_code=int(result.exit_code),
+                calls=self.progress.calls,
+                spent_usd=scheduler.budget.spent.usd,
+                capped=scheduler.capped,
+                limits={lane.spec.name: lane.found() for lane in scheduler.lanes()},
+            )
             return result
 
     # Before the calls
@@ -752,7 +784,7 @@ class _Engine:
         rows = self.membership.rows
         return frozenset(job for job in jobs if rows[job].gen_id in index.names(rows[job].stage))
 
-    def _schedule(
+    async def _schedule(
         self, selected: bytearray, jobs: Sequence[int]
     ) -> tuple[Scheduler, array[int], list[Provider]]:
         """Lanes, their providers and the scheduler."""
@@ -761,6 +793,7 @@ class _Engine:
         specs, endpoints = routes.build(
             len(rows), ((job, rows[job].llm_model_id or "") for job in jobs if not self.work.is_copy(job))
         )
+        budget = await asyncio.to_thread(self._budget, jobs)
         by_endpoint = [make_provider(self.project.loaded, name) for name in endpoints]
         scheduler = Scheduler(
             stages=bytes(row.stage.order for row in rows),
@@ -770,9 +803,23 @@ class _Engine:
             lane_specs=specs,
             endpoints=endpoint_specs(settings, endpoints),
             max_concurrency=min(settings.max_concurrency, free_descriptors()),
-            retry=retry_policy(settings),
+            retry=retry_policy(settings, self.options.max_wait_s),
+            budget=budget,
         )
         return scheduler, routes.lanes, [by_endpoint[spec.endpoint] for spec in specs]
+
+    def _budget(self, jobs: Sequence[int]) -> Budget:
+        """The caps, and what all runs of the cohort have spent before this one."""
+        routes, loaded = self.work.routes, self.project.loaded
+        caps = self.options.caps_over(loaded.settings)
+        ledger = read_ledger(self.project.paths, self.membership, routes.find_price, but=self.run_id)
+        if caps:
+            if self.options.if_locked is IfLocked.SHARE:
+                fix = "leave --if-locked share out, or the cap"
+                raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
+            check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
+        self.progress.earlier_usd = ledger.spent.usd
+        return Budget(caps, ledger.spent)
 
     def _count(self, plan: Plan, jobs: Sequence[int]) -> None:
         progress = self.progress

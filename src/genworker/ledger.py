@@ -1,4 +1,4 @@
-"""What a cohort has cost so far, over all its runs: rebuilt from run journals and, without them, from the store.
+"""What a cohort has cost so far, over all its runs: from run journals and, without them, from the store.
 
 A line stands in the journal before each call, so a run that was killed at any moment has left a record of
 what it may have spent: a call without a known end counts at its worst case.
@@ -6,7 +6,7 @@ what it may have spent: a call without a known end counts at its worst case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,10 +14,14 @@ from typing import Any
 
 import orjson
 
-from genworker.core.budget import NOTHING, Charge, Price
-from genworker.core.completion import Usage
+from genworker.core.budget import NOTHING, Caps, Charge, Price
+from genworker.core.completion import Sampling, Usage
 from genworker.core.membership import Membership
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import ConfigError, Fault
 from genworker.paths import METADATA_FILE, Paths
+from genworker.routes import Route, longest_answer
+from genworker.settings import LoadedSettings
 from genworker.store.filesystem import StoreIndex
 
 FindPrice = Callable[[str, str, str], Price | None]
@@ -29,15 +33,18 @@ _MARKS = tuple(f'"event":"{event}"'.encode() for event in ("calling", *_ENDS))
 
 @dataclass(slots=True)
 class Ledger:
-    """Attributes:
-    spent: over all runs of the cohort.
-    unpriced: models whose calls have no price, then or now; their money is not in `spent`.
-    open_calls: calls without a known end, counted at their worst case.
+    """The sum.
+
+    Attributes:
+        spent: over all runs of the cohort.
+        unpriced: models whose calls have no price, then or now; their money is not in `spent`.
+        open_calls: calls without a known end, counted at their worst case.
     """
 
     spent: Charge = NOTHING
     unpriced: set[str] = field(default_factory=set)
     open_calls: int = 0
+    _answered: set[int] = field(default_factory=set)  # hashes of (stage, gen_id), for a million rows
 
 
 def read_ledger(paths: Paths, membership: Membership, find_price: FindPrice, *, but: str = "") -> Ledger:
@@ -95,6 +102,7 @@ def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
         if call is None:
             continue
         if record["event"] == "answered":
+            ledger._answered.add(hash(key))
             usage = _usage(record.get("usage"))
             known = _known(ledger, record.get("cost_usd"), usage, call, find_price)
             usd += known if known is not None else _worst(ledger, call, find_price)
@@ -114,13 +122,16 @@ def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
 def _add_store(
     ledger: Ledger, paths: Paths, membership: Membership, runs: set[str], find_price: FindPrice
 ) -> None:
-    """Generations of this cohort whose run has left no journal: what their metadata say, replaced ones too."""
+    """Generations of this cohort whose run has left no journal: what their metadata say."""
     index = StoreIndex(paths)
+    asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
     for row in membership.rows:
+        if hash((row.stage.value, row.gen_id)) in ledger._answered:
+            continue
         found = []
         if row.gen_id in index.names(row.stage):
             found.append(paths.metadata_path(row.stage, row.gen_id))
-        if row.gen_id in _asides(paths, row.stage.value):
+        if row.gen_id in asides[row.stage]:
             found += sorted(paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}"))
         for path in found:
             facts = _facts(path)
@@ -136,8 +147,7 @@ def _add_store(
             ledger.spent += Charge(known or Decimal(0), int(facts.get("attempts") or 1), tokens)
 
 
-def _asides(paths: Paths, stage: str) -> set[str]:
-    directory = paths.aside_dir(stage, "x").parent
+def _names(directory: Path) -> set[str]:
     try:
         return {entry.name for entry in directory.iterdir()}
     except OSError:
@@ -196,3 +206,87 @@ def _worst(ledger: Ledger, call: dict[str, Any], find_price: FindPrice) -> Decim
         return Decimal(0)
     tokens = int(call.get("worst_tokens") or 0)
     return max(price.at_most(tokens, 0), price.at_most(0, tokens))
+
+
+def failed_calls(paths: Paths, cohort_id: str) -> set[tuple[str, str]]:
+    """(stage, gen_id) of rows whose last call in any run failed for good, without an answer."""
+    failed: set[tuple[str, str]] = set()
+    for path in sorted(paths.runs_dir.glob("*.jsonl")):
+        if not _is_of(path, cohort_id):
+            continue
+        for record in _lines(path):
+            key = (str(record.get("stage")), str(record.get("gen_id")))
+            if record["event"] == "failed":
+                failed.add(key)
+            elif record["event"] == "answered":
+                failed.discard(key)
+    return failed
+
+
+def last_limits(paths: Paths, cohort_id: str) -> dict[str, dict[str, float]]:
+    """What the cohort's latest run found each lane to allow: its name to ``at_once`` and ``per_min``."""
+    for path in sorted(paths.runs_dir.glob("*.jsonl"), reverse=True):
+        if not _is_of(path, cohort_id):
+            continue
+        with path.open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 65_536))
+            last = stream.read().splitlines()[-1:]
+        try:
+            record = orjson.loads(last[0]) if last else {}
+        except orjson.JSONDecodeError:
+            record = {}
+        limits = record.get("limits") if isinstance(record, dict) else None
+        if isinstance(limits, dict):
+            return {
+                str(name): {
+                    key: float(value) for key, value in found.items() if isinstance(value, int | float)
+                }
+                for name, found in limits.items()
+                if isinstance(found, dict)
+            }
+    return {}
+
+
+def check_caps(
+    caps: Caps,
+    loaded: LoadedSettings,
+    ledger: Ledger,
+    routes: Iterable[tuple[Stage, Route]],
+    sampling: Callable[[Stage, str, str, str], Sampling],
+) -> None:
+    """Refuse caps that could not be kept, before anything is spent.
+
+    Args:
+        routes: every stage and route that the run may call, fallbacks included.
+
+    Raises:
+        ConfigError: every fault at once.
+    """
+    faults: dict[str, Fault] = {}
+    config = str(loaded.config or "config/genworker.toml")
+    for stage, route in routes:
+        if caps.usd is not None and route.price is None:
+            model = route.model_id
+            faults[f"price {route.name}"] = Fault(
+                f"{route.name} has no known price, so a cap on money cannot be kept",
+                where=f"{config} [models.{model!r}]",
+                fix=f'add: [models."{model}".price] input = …, output = … (USD per million tokens), '
+                "or cap with --max-tokens or --max-calls",
+            )
+        limited = sampling(stage, route.model_id, route.endpoint, "x")
+        if (caps.usd is not None or caps.tokens is not None) and longest_answer(limited) is None:
+            faults[f"{stage} {route.name}"] = Fault(
+                f"{route.name} has no max_tokens for the stage {stage.value}: an answer could cost anything",
+                where=f"{config} [stages.{stage.value}]",
+                fix="add: max_tokens = …",
+            )
+    if caps.usd is not None:
+        for model in sorted(ledger.unpriced):
+            faults[f"past {model}"] = Fault(
+                f"earlier runs of this cohort called {model}, which has no known price",
+                where=f"{config} [models.{model!r}]",
+                fix=f'add: [models."{model}".price] input = …, output = … (0 where it was free)',
+            )
+    if faults:
+        raise ConfigError(list(faults.values()), title="the caps cannot be kept, nothing was sent")

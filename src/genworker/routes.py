@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from genworker.core.budget import Charge, Price, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.lane import LaneSpec
+from genworker.core.membership import MembershipRow
 from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
+from genworker.core.stages import Stage
 from genworker.pricing import find_price
 from genworker.settings import LoadedSettings, Settings
 
@@ -53,6 +55,7 @@ class Routes:
     lanes: array[int] = field(default_factory=lambda: array("h"))
     by_lane: list[Route] = field(default_factory=list)
     _primary: dict[str, Route] = field(default_factory=dict)
+    _prices: dict[tuple[str, str, str], Price | None] = field(default_factory=dict)
 
     def primary(self, model_id: str) -> Route:
         """Where a model is asked first."""
@@ -127,6 +130,31 @@ class Routes:
                     result[number] = found
             number += 1
         return result
+
+    def called(self, rows: Sequence[MembershipRow], jobs: Iterable[int]) -> set[tuple[Stage, Route]]:
+        """Every stage and route that jobs may call, fallbacks included."""
+        found: set[tuple[Stage, Route]] = set()
+        for job in jobs:
+            lane = self.lanes[job]
+            if lane != NO_LANE:
+                found.add((rows[job].stage, self.by_lane[lane]))
+        more = list(found)
+        while more:
+            stage, route = more.pop()
+            target = self.fallback(route)
+            if target is not None and (stage, target) not in found:
+                found.add((stage, target))
+                more.append((stage, target))
+        return found
+
+    def find_price(self, endpoint: str, model_id: str, model: str) -> Price | None:
+        """The price of any model at any endpoint of the settings; ``None`` when nobody knows it."""
+        if endpoint not in self.loaded.settings.endpoints:
+            return None
+        key = (endpoint, model_id, model)
+        if key not in self._prices:
+            self._prices[key] = find_price(self.loaded.settings, endpoint, model_id, model)
+        return self._prices[key]
 
     def fallback(self, route: Route) -> Route | None:
         """The route that gets what this one refuses for good."""

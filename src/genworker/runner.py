@@ -306,11 +306,15 @@ class Runner:
             self._pump()
             return False
         row = self._membership.rows[job]
+        asked = self._work.call_facts(job, request)
         self._journal.record(
             "calling",
             stage=row.stage.value,
             gen_id=row.gen_id,
             attempt=attempt,
+            endpoint=asked["endpoint"],
+            model_id=row.llm_model_id,
+            model=request.model,
             worst_usd=worst.usd_text,
             worst_tokens=worst.tokens,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -72,6 +73,9 @@ def _become(request: dict[str, Any]) -> None:
     os.close(null)
     os.chdir(request["cwd"])
     os.environ.update(request.get("env", {}))
+    if "limits" in request:
+        number = request["limits"]["nofile"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["genworker", *request["argv"]]
 

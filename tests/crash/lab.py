@@ -114,7 +114,7 @@ class Lab:
         add_cohort(self.root, name, rows)
 
     def start(self, *arguments: str, cohort: str = "c1", verb: str = "run", **request: Any) -> Child:
-        home = self.root.parent
+        home = Path(request.pop("out_dir", self.root.parent))
         out = home / f"out-{len(list(home.glob('out-*')))}"
         out.touch()
         argv = [

@@ -167,7 +167,7 @@ def build_lines(plan: CohortPlan, found: Survey, *, dry_run: bool) -> list[str]:
         f"A run would make {calls} calls. Est. {total} input tokens (characters / 4 × 1.2; essays and "
         "evaluations without the texts that they build upon)."
     )
-    lines += _gone_lines(plan, found) if dry_run else []
+    lines += _gone_lines(found) if dry_run else []
     return [*lines, _outcome(plan, found, dry_run=dry_run)]
 
 
@@ -196,17 +196,12 @@ def _axis_lines(plan: CohortPlan) -> list[str]:
     return table(["axis", "values", ""], rows, right=(1,))
 
 
-def _gone_lines(plan: CohortPlan, found: Survey) -> list[str]:
-    gone = found.growth.gone
+def _gone_lines(found: Survey) -> list[str]:
+    gone = len(found.growth.gone)
     if not gone:
         return []
-    rows = plan.held.rows
-    lines = [f"{len(gone)} rows would disappear; to write, add --prune:"]
-    lines += [
-        f"  {rows.get(stage, {}).get(gen_id, f'{stage},{gen_id}').strip()}"
-        for stage, gen_id in gone[:SHOWN_GONE]
-    ]
-    return [*lines, f"  … and {len(gone) - SHOWN_GONE} more"] if len(gone) > SHOWN_GONE else lines
+    texts = [f"  {text}" for text in found.gone_texts(SHOWN_GONE)]
+    return [f"{gone} rows would disappear; to write, add --prune:", *texts]
 
 
 def _outcome(plan: CohortPlan, found: Survey, *, dry_run: bool) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from decimal import Decimal, InvalidOperation
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,13 +21,17 @@ from genworker.cli.app import (
     say,
     use_live_display,
 )
+from genworker.cli.refresh import RefreshOption, redo_stale, stale_counts, stale_lines
 from genworker.cli.tables import table
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, Fault, UsageError
 from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
-    from genworker.core.generation import Failure
+    from collections.abc import Collection
+
+    from genworker.core.generation import Failure, FailureKind
+    from genworker.core.membership import Membership
     from genworker.core.plan import Plan
     from genworker.engine import Project, Redo, RunOptions, RunResult
 
@@ -47,6 +52,47 @@ IfLockedOption = Annotated[
         help="When another worker has the cohort: leave (exit code 4), wait for its end, or share the work."
     ),
 ]
+
+
+def _usd(text: str) -> Decimal:
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0:
+        raise typer.BadParameter(f"{text!r} is not an amount of US dollars such as 2.50")
+    return value
+
+
+MaxCostOption = Annotated[
+    Decimal | None,
+    typer.Option(
+        "--max-cost",
+        parser=_usd,
+        metavar="USD",
+        help="Spend at most so much on COHORT, all its runs together; never a cent more.",
+    ),
+]
+MaxCallsOption = Annotated[
+    int | None,
+    typer.Option("--max-calls", min=0, metavar="N", help="Calls at most, all runs together."),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens", min=0, metavar="N", help="Tokens at most, prompts and answers of all runs together."
+    ),
+]
+MaxWaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-wait",
+        min=0.0,
+        metavar="SECONDS",
+        help="Stop asking an endpoint that wants a longer wait, such as for a daily quota "
+        "[default: 600, or as configured].",
+    ),
+]
 PlainOption = Annotated[bool, typer.Option("--plain", help="Lines instead of a display that redraws itself.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the summary.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retries and commits.")]
@@ -61,7 +107,12 @@ def run(
     stage: StageOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
+    refresh: RefreshOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    max_cost: MaxCostOption = None,
+    max_calls: MaxCallsOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_wait: MaxWaitOption = None,
     if_locked: IfLockedOption = IfLocked.LEAVE,
     json_: JsonOption = False,
     plain: PlainOption = False,
@@ -73,9 +124,10 @@ def run(
     Runs until it is done; stop it whenever you like and run it again: it goes on where it was. Answers
     that are in the store but are no good (unparseable, cut off) stay as they are; see `retry`.
 
-    Exit codes: 0 all done, 1 finished with failures, 2 wrong input, 4 another worker has the cohort,
-    130 or 143 interrupted.
+    Exit codes: 0 all done, 1 finished with failures, 2 wrong input, 3 stopped by a cap, 4 another worker has
+    the cohort, 130 or 143 interrupted.
     """
+    from genworker.core.budget import Caps
     from genworker.engine import RunOptions, open_project
 
     project = open_project(config, data_root)
@@ -83,7 +135,10 @@ def run(
         frozenset(stage) if stage else None,
         frozenset(only) if only else None,
         limit=limit,
+        redo=None if refresh is None else redo_stale(project, cohort),
         if_locked=if_locked,
+        caps=Caps(max_cost, max_calls, max_tokens),
+        max_wait_s=max_wait,
     )
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
@@ -99,12 +154,21 @@ def plan(
     stage: StageOption = None,
     only: OnlyOption = None,
     limit: LimitOption = None,
+    max_cost: MaxCostOption = None,
+    max_calls: MaxCallsOption = None,
+    max_tokens: MaxTokensOption = None,
     json_: JsonOption = False,
 ) -> int:
-    """Say what `run` would do, and check everything that it needs. Makes no call and writes nothing."""
+    """Say what `run` would do, cost and take, and check all that it needs. Makes no call, writes nothing."""
+    from genworker.core.budget import Caps
     from genworker.engine import RunOptions, open_project
 
-    options = RunOptions(frozenset(stage) if stage else None, frozenset(only) if only else None, limit=limit)
+    options = RunOptions(
+        frozenset(stage) if stage else None,
+        frozenset(only) if only else None,
+        limit=limit,
+        caps=Caps(max_cost, max_calls, max_tokens),
+    )
     return show_plan(open_project(config, data_root), cohort, options, as_json=json_)
 
 
@@ -115,15 +179,40 @@ def retry(
     unparseable: Annotated[
         bool, typer.Option("--unparseable", help="Answers that no parser could read.")
     ] = False,
-    truncated: Annotated[bool, typer.Option("--truncated", help="Answers that were cut off.")] = False,
+    truncated: Annotated[
+        bool, typer.Option("--truncated", help="Answers that were cut off; see --answer-tokens.")
+    ] = False,
     failed: Annotated[
-        bool, typer.Option("--failed", help="All answers that are no good, whatever the reason.")
+        bool, typer.Option("--failed", help="All answers that are no good, and calls that brought none.")
+    ] = False,
+    blocked: Annotated[
+        bool, typer.Option("--blocked", help="What is blocked, after the failed answers that block it.")
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="GEN_ID", help="This generation, good or not.")
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="GEN_ID",
+            help="This generation, good or not; with other options, only those of them.",
+        ),
+    ] = None,
+    answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--answer-tokens",
+            min=1,
+            metavar="N",
+            help="Ask with this max_tokens instead of the configured one.",
+        ),
     ] = None,
     config: ConfigOption = None,
     data_root: DataRootOption = None,
+    max_cost: MaxCostOption = None,
+    max_calls: MaxCallsOption = None,
+    max_tokens: MaxTokensOption = None,
+    max_wait: MaxWaitOption = None,
+    if_locked: IfLockedOption = IfLocked.LEAVE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     json_: JsonOption = False,
     plain: PlainOption = False,
     quiet: QuietOption = False,
@@ -134,30 +223,102 @@ def retry(
     A model that is asked with the same seed tends to answer the same: change its settings or the
     template first where that is the reason.
     """
+    from genworker.core.budget import Caps
     from genworker.core.generation import FailureKind
     from genworker.engine import RunOptions, open_membership, open_project
 
-    if not (unparseable or truncated or failed or only):
-        raise UsageError(
-            [Fault("nothing is chosen", fix="give --failed, --unparseable, --truncated or --only GEN_ID")]
-        )
+    if not (unparseable or truncated or failed or blocked or only):
+        fix = "give --failed, --unparseable, --truncated, --blocked or --only GEN_ID"
+        raise UsageError([Fault("nothing is chosen", fix=fix)])
     project = open_project(config, data_root)
     membership = open_membership(project, cohort, strict=True)
-    named = frozenset(only or ())
+    kinds = set(FailureKind) if failed else set()
+    if unparseable:
+        kinds.add(FailureKind.UNPARSEABLE)
+    if truncated:
+        kinds.add(FailureKind.TRUNCATED)
+    chosen = choose_again(project, membership, kinds, failed=failed, blocked=blocked, only=only)
+    again = chosen.again
 
     def redo(job: int, failure: Failure | None) -> bool:
-        if membership.rows[job].gen_id in named:
-            return True
-        if failure is None:
-            return False
-        return (
-            failed
-            or (unparseable and failure.kind is FailureKind.UNPARSEABLE)
-            or (truncated and failure.kind is FailureKind.TRUNCATED)
-        )
+        return job in again
 
-    options = RunOptions(only=named or None, redo=redo)
+    options = RunOptions(
+        only=frozenset(membership.rows[job].gen_id for job in chosen.jobs),
+        redo=redo,
+        caps=Caps(max_cost, max_calls, max_tokens),
+        max_wait_s=max_wait,
+        answer_tokens=answer_tokens,
+        if_locked=if_locked,
+    )
+    if not chosen.jobs and not json_:
+        say("Nothing of that kind is in the store: there is nothing to ask again.")
+        return 0
+    if dry_run:
+        return show_plan(project, cohort, options, as_json=json_)
     return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
+
+
+class _Chosen(NamedTuple):
+    """Rows of a `retry`.
+
+    Attributes:
+        again: those that the store holds an answer of.
+        jobs: all of them.
+    """
+
+    again: set[int]
+    jobs: set[int]
+
+
+def choose_again(
+    project: Project,
+    membership: Membership,
+    kinds: Collection[FailureKind],
+    *,
+    failed: bool,
+    blocked: bool,
+    only: Collection[str] | None,
+) -> _Chosen:
+    """Find the rows that a `retry` is about.
+
+    Raises:
+        UsageError: `only` names a generation that the cohort does not have.
+    """
+    from genworker.core.plan import RowState
+    from genworker.engine import plan_cohort
+    from genworker.ledger import failed_calls
+
+    planned = plan_cohort(project, membership)
+    again = {job for job, failure in planned.failures.items() if failure.kind in kinds}
+    jobs = set(again)
+    if failed:
+        lost = failed_calls(project.paths, membership.cohort_id)
+        jobs |= {
+            job
+            for job, row in enumerate(membership.rows)
+            if planned.states[job] == RowState.MISSING and (row.stage.value, row.gen_id) in lost
+        }
+    if blocked:
+        behind = {job for job, ancestor in planned.blockers.items() if ancestor >= 0}
+        again |= {planned.blockers[job] for job in behind}
+        jobs |= again | behind
+    if only is not None and only:
+        wanted = set(only)
+        unknown = wanted - {row.gen_id for row in membership.rows}
+        if unknown:
+            raise UsageError(
+                [
+                    Fault(f"cohort {membership.cohort_id} has no generation {name!r}", fix="correct --only")
+                    for name in sorted(unknown)
+                ]
+            )
+        named = {job for job, row in enumerate(membership.rows) if row.gen_id in wanted}
+        if not (kinds or failed or blocked):
+            again, jobs = named, named
+        else:
+            again, jobs = again & named, jobs & named
+    return _Chosen(again, jobs)
 
 
 # Planning
@@ -190,6 +351,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     for job in jobs:
         (copies if work.is_copy(job) else calls)[membership.rows[job].stage] += 1
     counts = planned.counts()
+    stale = stale_counts(project, planned)
     record: dict[str, Any] = {
         "cohort": cohort,
         "calls": sum(calls.values()),
@@ -203,6 +365,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
                 "calls": calls[stage],
                 "copies": copies[stage],
                 "failed": {kind.value: n for kind, n in planned.failed_kinds(stage).items()},
+                "stale": stale[stage],
             }
             for stage in STAGES
         },
@@ -214,7 +377,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         put(line)
     put()
     put(_plan_sentence(record))
-    for line in blocked_lines(planned):
+    for line in (*stale_lines(cohort, record["stages"]), *blocked_lines(planned)):
         put(line)
     return 0
 
@@ -227,6 +390,8 @@ def plan_table(record: dict[str, Any]) -> list[str]:
         why += [f"{count} {kind}: see retry" for kind, count in facts["failed"].items()]
         if facts["blocked"]:
             why.append(f"{facts['blocked']} blocked")
+        if facts["stale"]:
+            why.append(f"{facts['stale']} stale")
         to_do = str(facts["calls"]) + (f" + {facts['copies']} copies" if facts["copies"] else "")
         rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-"])
     return table(["stage", "plan", "in store", "to do", "why"], rows, right=(1, 2, 3))

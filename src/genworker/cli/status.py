@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import table
 from genworker.core.stages import STAGES
 
@@ -24,7 +25,7 @@ def status(
         bool, typer.Option("-v", "--verbose", help="Also each setting and where it is from.")
     ] = False,
 ) -> int:
-    """Say how far COHORT is: done, failed, blocked and missing per stage. Reads only."""
+    """Say how far COHORT is: done, failed, blocked, missing and stale per stage. Reads only."""
     from genworker.engine import open_project
     from genworker.store.catalog import list_cohorts
 
@@ -54,6 +55,7 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     membership = open_membership(project, cohort, strict=False)
     plan = plan_cohort(project, membership)
     counts = plan.counts()
+    stale = stale_counts(project, plan)
     return {
         "cohort": cohort,
         "rows": len(membership),
@@ -65,6 +67,7 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
                 "failed": {kind.value: number for kind, number in plan.failed_kinds(stage).items()},
                 "blocked": counts[stage][RowState.BLOCKED],
                 "missing": counts[stage][RowState.MISSING],
+                "stale": stale[stage],
             }
             for stage in STAGES
         },
@@ -83,10 +86,16 @@ def status_lines(record: dict[str, Any]) -> list[str]:
                 failed,
                 str(facts["blocked"]),
                 str(facts["missing"]),
+                "?" if facts["stale"] is None else str(facts["stale"]),
             ]
         )
     head = f"{record['cohort']}: {record['done']} of {record['rows']} done"
-    return [head, *table(["stage", "done", "failed", "blocked", "missing"], rows, right=(1, 3, 4))]
+    header = ["stage", "done", "failed", "blocked", "missing", "stale"]
+    return [
+        head,
+        *table(header, rows, right=(1, 3, 4, 5)),
+        *stale_lines(record["cohort"], record["stages"]),
+    ]
 
 
 def settings_lines(project: Any) -> list[str]:

@@ -43,19 +43,28 @@ class Growth:
     """
 
     def __init__(self, held: HeldRows) -> None:
-        self._left = {stage: dict(rows) for stage, rows in held.rows.items()}
-        self._twice = held.twice
+        self._held = held
+        self._taken: dict[str, set[str]] = {stage: set() for stage in held.rows}
         self.kept: Counter[Stage] = Counter()
         self.new: Counter[Stage] = Counter()
 
     def take(self, row: MembershipRow) -> str | None:
         """The text of `row` in the file; ``None`` when it is new."""
-        text = self._left[row.stage].pop(row.gen_id, None)
-        (self.new if text is None else self.kept)[row.stage] += 1
+        text = self._held.rows[row.stage].get(row.gen_id)
+        if text is None:
+            self.new[row.stage] += 1
+        else:
+            self.kept[row.stage] += 1
+            self._taken[row.stage].add(row.gen_id)
         return text
 
     @property
     def gone(self) -> list[tuple[str, str]]:
         """(stage, gen_id) of the rows that no compiled row has asked for."""
-        left = [(stage, gen_id) for stage, rows in self._left.items() for gen_id in rows]
-        return left + self._twice
+        left = [
+            (stage, gen_id)
+            for stage, rows in self._held.rows.items()
+            for gen_id in rows
+            if gen_id not in self._taken[stage]
+        ]
+        return left + self._held.twice

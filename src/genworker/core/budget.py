@@ -6,7 +6,6 @@ answers can. Prices are values here; where they come from is the edge's business
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -117,7 +116,7 @@ class Tariff:
     """
 
     base: Decimal
-    steps: Sequence[tuple[int, Decimal]] = ()
+    steps: tuple[tuple[int, Decimal], ...] = ()
 
     def at(self, input_tokens: int) -> Decimal:
         """The price for a prompt of this size."""

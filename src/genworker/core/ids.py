@@ -18,14 +18,15 @@ MAX_ID_BYTES = 128
 """Longest id, in bytes of UTF-8, that genworker accepts as a directory name."""
 
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
+_BASE36_PAIRS = tuple(high + low for high in _BASE36 for low in _BASE36)
 
 
 def _base36(number: int) -> str:
-    digits = []
+    pairs = []
     while number:
-        number, rest = divmod(number, 36)
-        digits.append(_BASE36[rest])
-    return "".join(reversed(digits))
+        number, rest = divmod(number, 1296)
+        pairs.append(_BASE36_PAIRS[rest])  # two digits at a time: a cohort may have a million ids
+    return "".join(reversed(pairs)).lstrip("0")
 
 
 def gen_id(stage: Stage, task_id: str, cohort_id: str, salt: str | None = None) -> str:

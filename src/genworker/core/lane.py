@@ -87,6 +87,13 @@ class Lane:
         self._last: deque[bool] = deque(maxlen=breaker_calls)
         self._guesses: dict[tuple[Quantity, int], float] = {}
 
+    def found(self) -> dict[str, float]:
+        """What the endpoint was found to allow: ``at_once``, and ``per_min`` where a rate is known."""
+        limit, rate = self.limit.known, self.starts.known_per_s
+        return ({} if limit is None else {"at_once": limit}) | (
+            {} if rate is None else {"per_min": 60.0 * rate}
+        )
+
     def ready_at_s(self) -> float:
         """When the next call may start, as far as time goes."""
         at_s = max(self.paused_until_s, self.starts.ready_at_s)

@@ -28,7 +28,7 @@ PROBE_S = 5.0
 PROBE_MAX_S = 80.0
 SAME = 0.12
 """Two limits that differ by less are the same limit."""
-LEAP = 4.0
+LEAP = 3.0
 """The start never runs further ahead than this of the concurrency whose latency is known to be good."""
 
 ROUND_SHARE = 0.6
@@ -54,11 +54,16 @@ class _Round:
     sent: dict[int, int] = field(default_factory=dict)
     """Calls by stage; those that brought no answer are taken out."""
     size: int = 0
-    level: int = 0
-    """The most that were in flight when one was admitted."""
+    levels: int = 0
+    """The sum over its calls of how many were in flight when each was admitted."""
     closed: bool = False
     logs: dict[int, list[float]] = field(default_factory=dict)
     """Logarithms of the latencies of the answers, by stage."""
+
+    @property
+    def level(self) -> float:
+        """How many were in flight when its calls were admitted, on the average."""
+        return self.levels / max(1, self.size)
 
     def all_logs(self, stage: int) -> list[float]:
         """Those of a stage, infinite for calls that are still out: they take longer than the others."""
@@ -121,6 +126,11 @@ class LaneLimit:
         return max(1, int(self._limit))
 
     @property
+    def known(self) -> float | None:
+        """The limit, where it was found rather than just not reached yet; ``None`` otherwise."""
+        return None if self._starting else float(self.limit)
+
+    @property
     def has_room(self) -> bool:
         """Whether another call may start."""
         return self.in_flight < self.limit
@@ -137,7 +147,7 @@ class LaneLimit:
             current = self._next_round()
         current.size += 1
         current.sent[stage] = current.sent.get(stage, 0) + 1
-        current.level = max(current.level, self.in_flight)
+        current.levels += self.in_flight
         return current.number
 
     def _next_round(self) -> _Round:
@@ -260,7 +270,7 @@ class LaneLimit:
             error = 1.25 * spread * math.sqrt(1.0 / len(excesses) + 1.0 / baseline)
             self._decide(held, excess, error)
         elif not self._hold:
-            self._proven = max(self._proven, float(held.level))
+            self._proven = max(self._proven, held.level)
         if held.sent.keys() - self._base.keys():
             # A stage that comes late is taken to suffer from the present load as the others do.
             self._learn(held, max(0.0, excess))
@@ -306,12 +316,12 @@ class LaneLimit:
                 self._slow_down(held, excess, held.level * DOUBT_CUT)
             return
         self._held_rounds = 0
-        self._proven = max(self._proven, float(held.level))
+        self._proven = max(self._proven, held.level)
         if excess < -CUT_ERRORS * error - 0.05:
             self._shift(excess / 2)  # it has become faster for good
 
     def _slow_down(self, held: _Round, excess: float, aim: float) -> None:
-        self._check = (float(held.level), excess, self._limit)
+        self._check = (held.level, excess, self._limit)
         self._limit = min(self._limit, max(float(START), held.level / 2, aim))
         self._held_rounds = 0
         self._end_start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from genworker.core.generation import FailureKind
 from genworker.core.stages import STAGES, Stage
@@ -53,6 +54,7 @@ class Progress:
         calls: calls sent, retries included.
         answers: calls that brought an answer.
         input_tokens: as far as the endpoints count them.
+        earlier_usd: what earlier runs of the cohort have spent, where prices are known.
     """
 
     stages: dict[Stage, StageProgress] = field(default_factory=lambda: {s: StageProgress() for s in STAGES})
@@ -66,6 +68,7 @@ class Progress:
     reparsed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    earlier_usd: Decimal = Decimal(0)
     _arrivals: deque[float] = field(default_factory=deque)
 
     def answered(self, now_s: float) -> None:

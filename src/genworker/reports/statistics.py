@@ -49,7 +49,7 @@ def interval(clusters: Sequence[Sequence[float]], *, draw: bool = True) -> tuple
     Returns:
         (low, high), or ``None`` with fewer than two clusters: a single one says nothing of the others.
     """
-    sums = [math.fsum(cluster) for cluster in clusters if cluster]
+    sums = [cluster[0] if len(cluster) == 1 else math.fsum(cluster) for cluster in clusters if cluster]
     counts = [len(cluster) for cluster in clusters if cluster]
     if len(sums) < 2:
         return None

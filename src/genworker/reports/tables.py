@@ -271,7 +271,7 @@ def agreement(scores: Scores) -> Table:
     for evaluation in sorted(scores.evaluations, key=lambda evaluation: evaluation.row.replicate):
         if evaluation.score is not None:
             given[evaluation.axis].setdefault(evaluation.essay.gen_id, []).append(evaluation.score)
-    rows = [_replicates_row(axis, list(essays.values())) for axis, essays in given.items()]
+    rows = [_replicates_row(axis, essays.values()) for axis, essays in given.items()]
     means = {
         axis: {essay: math.fsum(values) / len(values) for essay, values in essays.items()}
         for axis, essays in given.items()
@@ -279,31 +279,33 @@ def agreement(scores: Scores) -> Table:
     pairs = list(combinations(scores.axes, 2))
     for a, b in pairs:
         both = [(value, means[b][essay]) for essay, value in means[a].items() if essay in means[b]]
-        rows.append(_agreement_row("evaluators", a, b, [[pair] for pair in both], both, len(pairs)))
+        differences = [[first - second] for first, second in both]
+        rows.append(_agreement_row("evaluators", a, b, both, differences, both, len(pairs) <= DRAWN_PAIRS))
     return Table(AGREEMENT_COLUMNS, rows, decimals=3)
 
 
-def _replicates_row(axis: Axis, essays: Sequence[Sequence[float]]) -> list[Cell]:
+def _replicates_row(axis: Axis, essays: Iterable[Sequence[float]]) -> list[Cell]:
     repeated = [values for values in essays if len(values) > 1]
     pairs = [list(combinations(values, 2)) for values in repeated]
-    return _agreement_row("replicates", axis, axis, pairs, repeated, 1)
+    differences = [[first - second for first, second in essay] for essay in pairs]
+    every = [pair for essay in pairs for pair in essay]
+    return _agreement_row("replicates", axis, axis, every, differences, repeated, True)
 
 
 def _agreement_row(
     compared: str,
     a: Axis,
     b: Axis,
-    pairs: Sequence[Sequence[tuple[float, float]]],
+    pairs: Sequence[tuple[float, float]],
+    differences: Sequence[Sequence[float]],
     units: Sequence[Sequence[float]],
-    rows: int,
+    draw: bool,
 ) -> list[Cell]:
-    differences = [[first - second for first, second in essay] for essay in pairs]
-    flat = [pair for essay in pairs for pair in essay]
-    low, high = interval(differences, draw=rows <= DRAWN_PAIRS) or (None, None)
+    low, high = interval(differences, draw=draw) or (None, None)
     return [
-        *(compared, *a, *b, len(pairs)),
+        *(compared, *a, *b, len(units)),
         *(mean([difference for essay in differences for difference in essay]), low, high),
-        correlation([first for first, _ in flat], [second for _, second in flat]),
+        correlation([first for first, _ in pairs], [second for _, second in pairs]),
         krippendorff_alpha(units),
     ]
 

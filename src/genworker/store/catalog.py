@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from genworker.core.catalog import LEVELS, Catalog, Combo, Concept, ModelEntry, TemplateEntry
 from genworker.core.generation import file_digest
 from genworker.core.ids import combo_id, id_fault
-from genworker.core.membership import Known, Membership, read_membership
+from genworker.core.membership import Known, Membership, MembershipRow, read_membership
 from genworker.core.parsers import get_parser
 from genworker.core.prompts import PromptTemplate
 from genworker.core.stages import STAGES, Stage
@@ -20,6 +21,7 @@ from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.store.csvfile import CsvFault, open_csv
 
 MAX_TEMPLATE_BYTES = 4_000_000
+STREAMED_ROWS = 1000
 
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
@@ -352,18 +354,7 @@ def load_membership_as_it_stands(paths: Paths, cohort_id: str) -> Membership:
     return load_membership(paths, cohort_id, _EVERY_NAME, lambda stage, gen_id: True)
 
 
-def load_membership(
-    paths: Paths,
-    cohort_id: str,
-    known: Known,
-    on_disk: Callable[[Stage, str], bool],
-) -> Membership:
-    """Read and check a cohort's ``membership.csv``.
-
-    Raises:
-        UsageError: there is no such cohort; the message lists those that exist.
-        MembershipError: the file is wrong; every fault at once.
-    """
+def _membership_path(paths: Paths, cohort_id: str) -> Path:
     reason = id_fault(cohort_id)
     if reason is not None:
         raise UsageError([Fault(f"cohort {cohort_id[:60]!r} {reason}", fix="name a cohort")])
@@ -380,6 +371,49 @@ def load_membership(
                 )
             ]
         )
+    return path
+
+
+def stream_membership(paths: Paths, cohort_id: str) -> Iterator[MembershipRow]:
+    """The rows of a cohort in order, few at a time: for what runs in flat memory, whatever their number.
+
+    Rows are checked as `load_membership_as_it_stands` does, as far as a batch of them shows it.
+
+    Raises:
+        UsageError, MembershipError: as `load_membership`, but when the batch with the fault is reached.
+    """
+    path = _membership_path(paths, cohort_id)
+    try:
+        with open_csv(path) as (header, records):
+            while batch := list(islice(records, STREAMED_ROWS)):
+                membership, faults = read_membership(
+                    header,
+                    batch,
+                    cohort_id=cohort_id,
+                    where=str(path),
+                    known=_EVERY_NAME,
+                    on_disk=lambda stage, gen_id: True,
+                )
+                if faults:
+                    raise MembershipError(faults)
+                yield from membership.rows
+    except CsvFault as error:
+        raise MembershipError([error.fault]) from None
+
+
+def load_membership(
+    paths: Paths,
+    cohort_id: str,
+    known: Known,
+    on_disk: Callable[[Stage, str], bool],
+) -> Membership:
+    """Read and check a cohort's ``membership.csv``.
+
+    Raises:
+        UsageError: there is no such cohort; the message lists those that exist.
+        MembershipError: the file is wrong; every fault at once.
+    """
+    path = _membership_path(paths, cohort_id)
     was_enabled = gc.isenabled()
     gc.disable()  # a million rows are allocated and none is garbage: it would walk them again and again
     try:

@@ -264,7 +264,7 @@ class Check:
             generation = read_directory(directory, stage, gen_id)
         except StoreError as error:
             name = Path(error.path).name
-            if any(entry.is_symlink() and path.name == name for path, entry in entries):
+            if any(path.name == name and not entry.is_file(follow_symlinks=False) for path, entry in entries):
                 return  # said already
             kind = Kind.UNREADABLE if error.errno is not None else Kind.NOT_TEXT
             if name == METADATA_FILE and "JSON" in str(error):

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
 
 from genworker.core.generation import Generation
-from genworker.core.membership import Membership
+from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
-from genworker.store.catalog import load_membership_as_it_stands
-from genworker.store.filesystem import StoreIndex
+from genworker.store.catalog import load_membership_as_it_stands, stream_membership
+from genworker.store.filesystem import StoreIndex, is_done_directory
 from genworker.store.reading import generation_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
@@ -48,6 +47,15 @@ class StoreReader:
         """
         return load_membership_as_it_stands(self.paths, cohort_id)
 
+    def rows(self, cohort_id: str) -> Iterator[MembershipRow]:
+        """The rows of a cohort in the file's order, without holding them all; an empty model may stay empty.
+
+        Raises:
+            UsageError: there is no such cohort.
+            MembershipError: a row is wrong; those before it may have been given out.
+        """
+        return stream_membership(self.paths, cohort_id)
+
     def plan(self, membership: Membership) -> Plan:
         """Where each row stands."""
         return make_plan(membership, self._index.is_done, self._index.held)
@@ -67,6 +75,10 @@ class StoreReader:
             StoreError: it is not there or cannot be read.
         """
         return read_directory(generation_directory(self.paths.gens_root, stage, gen_id), stage, gen_id)
+
+    def stands(self, stage: Stage, gen_id: str) -> bool:
+        """As `is_done`, looked up now and without a listing: for who asks about few, or must not hold all."""
+        return is_done_directory(f"{self._directories[stage]}/{gen_id}")
 
     def metadata(self, stage: Stage, gen_id: str) -> Mapping[str, Any]:
         """``metadata.json`` alone; empty when there is none that can be read."""
@@ -92,17 +104,17 @@ class StoreReader:
             StoreError: there is no such file, or it cannot be read.
         """
         directory = f"{self._directories[Stage.EVALUATION]}/{gen_id}"
+        path, response = f"{directory}/{PARSED_FILE}", f"{directory}/{RAW_FILE}"
         try:
-            directory_fd = os.open(directory, _OPEN | os.O_DIRECTORY)
+            # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
+            fd = os.open(path, _OPEN | os.O_NONBLOCK)
             try:
-                text = _read_head(directory_fd)
-                response = RAW_FILE if _is_file(directory_fd, RAW_FILE) else PARSED_FILE
+                text = os.read(fd, MAX_SCORE_BYTES).decode("utf-8", "replace")
             finally:
-                os.close(directory_fd)
+                os.close(fd)
         except OSError as error:
-            path = f"{directory}/{PARSED_FILE}"
             raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from None
-        return text, f"{directory}/{response}"
+        return text, response if os.path.exists(response) else path  # noqa: PTH110
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""
@@ -116,15 +128,6 @@ class StoreReader:
         return errors
 
 
-def _read_head(directory_fd: int) -> str:
-    # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
-    fd = os.open(PARSED_FILE, _OPEN | os.O_NONBLOCK, dir_fd=directory_fd)
-    try:
-        return os.read(fd, MAX_SCORE_BYTES).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
-
-
 def _read_all(fd: int, limit: int) -> bytes:
     content = os.read(fd, _BLOCK_BYTES)
     if len(content) == _BLOCK_BYTES:
@@ -134,13 +137,6 @@ def _read_all(fd: int, limit: int) -> bytes:
             blocks.append(content)
         return b"".join(blocks)
     return content
-
-
-def _is_file(directory_fd: int, name: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
 
 
 def _lines(path: os.PathLike[str]) -> Iterable[bytes]:

@@ -1,0 +1,87 @@
+"""What ``plan``, ``status`` and ``run`` say and do about stale generations."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from genworker.cli.app import say
+from genworker.core.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from genworker.core.generation import Failure
+    from genworker.core.plan import Plan
+    from genworker.engine import Project, Redo
+
+
+class Refresh(StrEnum):
+    """What a run makes again although it is there."""
+
+    STALE = "stale"
+
+
+RefreshOption = Annotated[
+    Refresh | None,
+    typer.Option(
+        "--refresh",
+        metavar="stale",
+        help="Also make again what is stale, and what builds upon it: its template, its concepts or its "
+        "parent's text have changed. The old ones are kept aside.",
+    ),
+]
+
+
+def stale_counts(project: Project, planned: Plan) -> dict[Stage, int | None]:
+    """Stale generations per stage; ``None`` where there are too many generations to look into each.
+
+    Args:
+        planned: the cohort as the store stands; what a plan makes again is missing in it, and not stale.
+    """
+    from genworker.freshness import find_stale
+
+    found = find_stale(project, planned)
+    if found is None:
+        return dict.fromkeys(STAGES)
+    counts = found.counts()
+    return {stage: counts[stage] for stage in STAGES}
+
+
+def stale_lines(cohort: str, stages: dict[str, Any]) -> list[str]:
+    """The sentences below a table whose records have a ``stale`` for each stage."""
+    from genworker.freshness import EAGER_ROWS
+
+    if any(facts["stale"] is None for facts in stages.values()):
+        return [
+            f"stale: not counted, there are more than {EAGER_ROWS} generations to look into; "
+            f"genworker run {cohort} --refresh stale --dry-run looks into each"
+        ]
+    if not any(facts["stale"] for facts in stages.values()):
+        return []
+    return [
+        "Stale generations stay as they are. To make them again, and what builds upon them: "
+        f"genworker run {cohort} --refresh stale"
+    ]
+
+
+def redo_stale(project: Project, cohort: str) -> Redo:
+    """The choice of a run with ``--refresh stale``."""
+    from genworker.engine import open_membership, plan_cohort
+    from genworker.freshness import find_stale
+
+    membership = open_membership(project, cohort, strict=True)
+    found = find_stale(project, plan_cohort(project, membership), limit=None)
+    assert found is not None, "there is no limit"
+    again = found.with_descendants()
+    parts = [
+        f"{number} {stage.value}s ({kind.value} changed)"
+        for stage in STAGES
+        for kind, number in sorted(found.kinds(stage).items())
+    ]
+    say(f"Stale: {', '.join(parts)}; with what builds upon them." if parts else "Nothing is stale.")
+
+    def redo(job: int, failure: Failure | None) -> bool:
+        return job in again
+
+    return redo

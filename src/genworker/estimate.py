@@ -1,0 +1,283 @@
+"""What a run is going to cost and how long it will take: from the cohort's own answers where it has any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from genworker.core.budget import likely_tokens
+from genworker.core.completion import Usage
+from genworker.core.plan import Plan, RowState
+from genworker.core.stages import STAGES, Stage
+from genworker.engine import CohortWork
+from genworker.errors import GenworkerError
+from genworker.routes import Route, longest_answer
+
+SAMPLE = 200
+"""Answers of one stage and model that are looked at; prompts that are rendered where there are none."""
+ANSWER_GUESS = {Stage.DRAFT: 800, Stage.ESSAY: 1500, Stage.EVALUATION: 500}
+"""Tokens of an answer where nothing is known, at most the `max_tokens` that is sent."""
+LATENCY_GUESS_S = 10.0
+
+
+@dataclass(slots=True)
+class Group:
+    """The calls to one model for one stage.
+
+    Attributes:
+        seen: own answers that the estimate stands on; 0 when it stands on lengths and guesses.
+        usd: ``None`` when the model has no price.
+    """
+
+    stage: Stage
+    model_id: str
+    route: Route
+    calls: int = 0
+    seen: int = 0
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    latency_s: float = LATENCY_GUESS_S
+    usd: Decimal | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "stage": self.stage.value,
+            "model": self.model_id,
+            "endpoint": self.route.endpoint,
+            "calls": self.calls,
+            "input_tokens": round(self.input_tokens * self.calls),
+            "output_tokens": round(self.output_tokens * self.calls),
+            "cost_usd": None if self.usd is None else format(self.usd, ".6f"),
+            "from_own_answers": self.seen,
+        }
+
+
+@dataclass(slots=True)
+class Estimate:
+    """All groups, in the stages' order.
+
+    Attributes:
+        seconds: how long the run is likely to take; ``None`` without calls.
+        limited_by: what decides that, in words.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    seconds: float | None = None
+    limited_by: str = ""
+
+    def usd(self, stage: Stage | None = None) -> Decimal:
+        """US dollars of what has a price."""
+        found = (group.usd for group in self.groups if stage in (None, group.stage))
+        return sum((usd for usd in found if usd is not None), Decimal(0))
+
+    def unpriced(self, stage: Stage | None = None) -> list[str]:
+        """Models without a price."""
+        names = [
+            group.model_id for group in self.groups if group.usd is None and stage in (None, group.stage)
+        ]
+        return list(dict.fromkeys(names))
+
+    @property
+    def tokens(self) -> int:
+        """Of prompts and answers together."""
+        return round(sum((group.input_tokens + group.output_tokens) * group.calls for group in self.groups))
+
+
+def estimate(
+    work: CohortWork, plan: Plan, jobs: Iterable[int], limits: Mapping[str, Mapping[str, float]]
+) -> Estimate:
+    """Estimate the calls of `jobs`.
+
+    Args:
+        limits: lane's name to what its last run found: ``at_once`` and ``per_min``.
+    """
+    rows = work.membership.rows
+    groups: dict[tuple[Stage, str], Group] = {}
+    members: dict[tuple[Stage, str], list[int]] = {}
+    for job in jobs:
+        if work.is_copy(job):
+            continue
+        row = rows[job]
+        key = (row.stage, row.llm_model_id or "")
+        if key not in groups:
+            groups[key] = Group(row.stage, key[1], work.routes.primary(key[1]))
+            members[key] = []
+        groups[key].calls += 1
+        members[key].append(job)
+    own = _own_answers(work, plan)
+    for stage in STAGES:
+        for key, group in groups.items():
+            if key[0] is stage:
+                _fill(work, group, members[key], own, groups)
+    result = Estimate([group for stage in STAGES for group in groups.values() if group.stage is stage])
+    _time(work, result, limits)
+    return result
+
+
+@dataclass(slots=True)
+class _Own:
+    seen: int
+    input_tokens: float
+    output_tokens: float
+    latency_s: float
+    usd: Decimal | None
+
+
+def _own_answers(work: CohortWork, plan: Plan) -> dict[tuple[Stage, str], _Own]:
+    """Means over a sample of the cohort's done generations, per stage and model."""
+    found: dict[tuple[Stage, str], list[int]] = {}
+    rows = plan.membership.rows
+    for index, state in enumerate(plan.states):
+        if state == RowState.DONE and not work.is_copy(index):
+            found.setdefault((rows[index].stage, rows[index].llm_model_id or ""), []).append(index)
+    result: dict[tuple[Stage, str], _Own] = {}
+    for key, indices in found.items():
+        means = _means(work, key, _spread(indices))
+        if means is not None:
+            result[key] = means
+    return result
+
+
+def _spread(indices: Sequence[int]) -> Sequence[int]:
+    return indices[:: max(1, len(indices) // SAMPLE)][:SAMPLE]
+
+
+def _means(work: CohortWork, key: tuple[Stage, str], indices: Sequence[int]) -> _Own | None:
+    known = work.project.known().models
+    price = work.routes.primary(key[1]).price if key[1] in known else None
+    read = written = latency = 0.0
+    count = 0
+    usd = Decimal(0)
+    for index in indices:
+        row = work.membership.rows[index]
+        try:
+            facts = orjson.loads(work.project.paths.metadata_path(row.stage, row.gen_id).read_bytes())
+            usage = facts["usage"]
+            counted = Usage(
+                input_tokens=int(usage["input_tokens"]),
+                output_tokens=int(usage["output_tokens"]),
+                cached_input_tokens=usage.get("cached_input_tokens"),
+                cache_write_tokens=usage.get("cache_write_tokens"),
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        count += 1
+        read += counted.input_tokens or 0
+        written += counted.output_tokens or 0
+        latency += float(facts.get("latency_s") or 0.0)
+        usd += (price.cost(counted) or Decimal(0)) if price is not None else Decimal(0)
+    if not count:
+        return None
+    mean = usd / count if price is not None else None
+    return _Own(count, read / count, written / count, latency / count, mean)
+
+
+def _fill(
+    work: CohortWork,
+    group: Group,
+    jobs: Sequence[int],
+    own: Mapping[tuple[Stage, str], _Own],
+    groups: Mapping[tuple[Stage, str], Group],
+) -> None:
+    known = own.get((group.stage, group.model_id))
+    if known is not None:
+        group.seen = known.seen
+        group.input_tokens, group.output_tokens = known.input_tokens, known.output_tokens
+        group.latency_s = known.latency_s
+        group.usd = None if known.usd is None else known.usd * group.calls
+        return
+    alike = [found for (stage, _), found in own.items() if stage is group.stage]
+    most = longest_answer(work.sampling(group.stage, group.model_id, group.route.endpoint, "x"))
+    guess = sum(found.output_tokens for found in alike) / len(alike) if alike else ANSWER_GUESS[group.stage]
+    group.output_tokens = min(guess, most) if most is not None else guess
+    if alike:
+        group.latency_s = sum(found.latency_s for found in alike) / len(alike)
+    group.input_tokens = likely_tokens(_prompt_characters(work, group.stage, jobs, own, groups))
+    if group.route.price is not None:
+        usage = Usage(round(group.input_tokens), round(group.output_tokens))
+        group.usd = (group.route.price.cost(usage) or Decimal(0)) * group.calls
+
+
+def _prompt_characters(
+    work: CohortWork,
+    stage: Stage,
+    jobs: Sequence[int],
+    own: Mapping[tuple[Stage, str], _Own],
+    groups: Mapping[tuple[Stage, str], Group],
+) -> float:
+    """The mean length of prompts, over a sample."""
+    lengths: dict[tuple[str, int], int] = {}
+    total = count = 0
+    parent_text = None if stage.parent is None else "x" * _parent_characters(work, stage, jobs, own, groups)
+    for job in _spread(jobs):
+        row = work.membership.rows[job]
+        key = (row.template_id, job if parent_text is None else -1)
+        if key not in lengths:
+            try:
+                lengths[key] = len(work.prompt(job, parent_text))
+            except GenworkerError:
+                continue
+        total += lengths[key]
+        count += 1
+    return total / count if count else 0.0
+
+
+def _parent_characters(
+    work: CohortWork,
+    stage: Stage,
+    jobs: Sequence[int],
+    own: Mapping[tuple[Stage, str], _Own],
+    groups: Mapping[tuple[Stage, str], Group],
+) -> int:
+    """How long the texts are that prompts are made from: as they stand in the store, else as expected."""
+    parent_stage = stage.parent
+    assert parent_stage is not None
+    sizes = []
+    for job in _spread(jobs):
+        path = work.project.paths.parsed_path(parent_stage, work.membership.rows[job].parent_gen_id or "")
+        try:
+            sizes.append(os.stat(path).st_size)  # noqa: PTH116
+        except OSError:
+            continue
+    if sizes:
+        return sum(sizes) // len(sizes)
+    tokens = [found.output_tokens for (made, _), found in own.items() if made is parent_stage]
+    tokens += [group.output_tokens for (made, _), group in groups.items() if made is parent_stage]
+    return round(4 * (sum(tokens) / len(tokens) if tokens else ANSWER_GUESS[parent_stage]))
+
+
+def _time(work: CohortWork, result: Estimate, limits: Mapping[str, Mapping[str, float]]) -> None:
+    """The longest that any endpoint or lane needs for its calls."""
+    settings = work.project.loaded.settings
+    loads: dict[str, list[Group]] = {}
+    for group in result.groups:
+        loads.setdefault(group.route.endpoint, []).append(group)
+        loads.setdefault(group.route.name, []).append(group)
+    for name, groups in loads.items():
+        calls = sum(group.calls for group in groups)
+        tokens = sum((group.input_tokens + group.output_tokens) * group.calls for group in groups)
+        busy_s = sum(group.latency_s * group.calls for group in groups)
+        endpoint = settings.endpoints[groups[0].route.endpoint]
+        section = endpoint if name == groups[0].route.endpoint else settings.models.get(groups[0].model_id)
+        found = limits.get(name, {})
+        at_once = min(endpoint.max_concurrency, settings.max_concurrency, found.get("at_once", 1e9))
+        guessed = "" if all(group.seen for group in groups) else ", latencies guessed"
+        reasons = [(busy_s / max(1.0, at_once), f"{at_once:.0f} calls at once to {name}{guessed}")]
+        if section is not None and section.rpm is not None:
+            reasons.append((60.0 * calls / section.rpm, f"{section.rpm:g} requests a minute at {name}"))
+        if section is not None and section.tpm is not None:
+            reasons.append((60.0 * tokens / section.tpm, f"{section.tpm:g} tokens a minute at {name}"))
+        if "per_min" in found:
+            learned = found["per_min"]
+            reasons.append(
+                (60.0 * calls / learned, f"{learned:.0f} requests a minute, as {name} took last time")
+            )
+        seconds, reason = max(reasons)
+        if result.seconds is None or seconds > result.seconds:
+            result.seconds, result.limited_by = seconds, reason

@@ -1,0 +1,169 @@
+"""Which generations of a cohort are stale: their prompt would be another one today.
+
+The truth stands in each generation's own metadata, which name the digests of what it was made from; the
+template files, the catalogue and the parents say what they are now. Nothing here trusts a date, a cache
+or the manifest where the generation itself knows better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from genworker.cohorts.freshness import Rendered, StaleReason, rendered, stale_reason
+from genworker.core.generation import file_digest
+from genworker.core.membership import Membership
+from genworker.core.plan import Plan, RowState
+from genworker.core.prompts import draft_values
+from genworker.core.stages import STAGES, Stage
+from genworker.engine import Project
+from genworker.errors import CatalogError, TemplateError
+from genworker.paths import METADATA_FILE
+from genworker.store.catalog import TemplateFiles
+from genworker.store.cohorts import read_earlier
+
+EAGER_ROWS = 50_000
+"""Generations that are looked into without being asked to: more would make a mere count slow."""
+
+_NOTHING = Rendered(None, None, None, None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """The stale rows of a cohort.
+
+    Attributes:
+        reasons: why, by row index.
+        checked: how many generations were looked into.
+    """
+
+    membership: Membership
+    reasons: Mapping[int, StaleReason]
+    checked: int
+
+    def counts(self) -> Counter[Stage]:
+        """Stale rows per stage."""
+        return Counter(self.membership.rows[index].stage for index in self.reasons)
+
+    def kinds(self, stage: Stage) -> Counter[StaleReason]:
+        """Stale rows of one stage by reason."""
+        rows = self.membership.rows
+        return Counter(reason for index, reason in self.reasons.items() if rows[index].stage is stage)
+
+    def with_descendants(self) -> frozenset[int]:
+        """The stale rows and every row that builds upon one."""
+        parents = self.membership.parents
+        found = set(self.reasons)
+        for stage in STAGES[1:]:
+            for index, row in enumerate(self.membership.rows):
+                if row.stage is stage and parents[index] in found:
+                    found.add(index)
+        return frozenset(found)
+
+
+def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) -> Staleness | None:
+    """Look into each generation that the store holds, also into those that are no good.
+
+    Args:
+        plan: the cohort as the store stands, without anything to be made again.
+        limit: most generations that are looked into; ``None`` for all.
+
+    Returns:
+        The stale rows; ``None`` when there are more than `limit` generations, so that nothing is known.
+    """
+    held = [index for index, state in enumerate(plan.states) if state in (RowState.DONE, RowState.FAILED)]
+    if limit is not None and len(held) > limit:
+        return None
+    look = _Look(project, plan.membership)
+    reasons = {index: reason for index in held if (reason := look.at(index)) is not None}
+    return Staleness(plan.membership, reasons, len(held))
+
+
+class _Look:
+    def __init__(self, project: Project, membership: Membership) -> None:
+        self._project = project
+        self._rows = membership.rows
+        self._templates = TemplateFiles(project.paths)
+        self._earlier = read_earlier(project.paths, membership.cohort_id).templates
+        self._directories = {stage: str(project.paths.stage_dir(stage)) for stage in STAGES}
+        self._made: dict[tuple[Stage, str], Rendered] = {}
+        self._digests: dict[tuple[Stage, str], tuple[str | None, str | None]] = {}
+        self._prompts: dict[tuple[str, str], str | None] = {}
+
+    def at(self, index: int) -> StaleReason | None:
+        row = self._rows[index]
+        now, first = self._template(row.stage, row.template_id)
+        made = self._read(row.stage, row.gen_id)
+        parent_stage = row.stage.parent
+        parent = None
+        if parent_stage is not None and row.parent_gen_id is not None:
+            parent = self._read(parent_stage, row.parent_gen_id)
+        prompt = None
+        if row.stage is Stage.DRAFT and now is not None and made.prompt_sha256 is not None:
+            prompt = self._prompt(row.combo_id, row.template_id)
+        return stale_reason(
+            made, template_sha256=now, first_sha256=first, prompt_sha256=prompt, parent=parent
+        )
+
+    def _template(self, stage: Stage, template_id: str) -> tuple[str | None, str | None]:
+        """A template's digest now, and when the cohort was first built; ``None`` for what is not known."""
+        key = (stage, template_id)
+        if key not in self._digests:
+            entry = self._project.catalog.templates[stage].get(template_id)
+            now = None
+            if entry is None or entry.generator != "copy":
+                # A template that is gone has not been replaced by another text.
+                with contextlib.suppress(CatalogError):
+                    now = self._templates.digest(stage, template_id)
+            first = self._earlier.get(f"{stage.value}/{template_id}", {}).get("first_sha256")
+            self._digests[key] = (now, first)
+        return self._digests[key]
+
+    def _read(self, stage: Stage, gen_id: str) -> Rendered:
+        key = (stage, gen_id)
+        made = self._made.get(key)
+        if made is None:
+            made = _read_rendered(f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}")
+            if stage is not Stage.EVALUATION:  # nothing builds upon an evaluation
+                self._made[key] = made
+        return made
+
+    def _prompt(self, combo_id: str, template_id: str) -> str | None:
+        """The digest of a draft's prompt as it would be sent now."""
+        key = (combo_id, template_id)
+        if key not in self._prompts:
+            self._prompts[key] = self._render(combo_id, template_id)
+        return self._prompts[key]
+
+    def _render(self, combo_id: str, template_id: str) -> str | None:
+        catalog = self._project.catalog
+        combo = catalog.combos.get(combo_id)  # registered ones: to guess the others could take seconds
+        if combo is None or any(name not in catalog.concepts for name in combo.concept_ids):
+            return None
+        try:
+            template = self._templates.get(Stage.DRAFT, template_id)
+            prompt = template.render(draft_values(catalog.draft_concepts(combo)))
+        except (CatalogError, TemplateError):
+            return None
+        return file_digest(prompt.encode("utf-8", "replace"))
+
+
+def _read_rendered(path: str) -> Rendered:
+    """The digests in a metadata file; nothing where it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return _NOTHING
+    try:
+        size = os.fstat(fd).st_size
+        record = orjson.loads(os.read(fd, size)) if size else None
+    except (OSError, orjson.JSONDecodeError):
+        return _NOTHING
+    finally:
+        os.close(fd)
+    return rendered(record) if isinstance(record, dict) else _NOTHING

@@ -1,0 +1,345 @@
+"""Every generation of a cohort as one flat row, streamed: memory does not grow with the rows.
+
+What a row needs of its ancestors is looked up in a private temporary database, on disk and gone when the
+rows have been drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO
+
+import orjson
+
+from genworker.core.generation import FailureKind, Generation
+from genworker.core.membership import MembershipRow
+from genworker.core.parsers import read_score
+from genworker.core.stages import Stage
+from genworker.core.visible import visible
+from genworker.errors import StoreError
+from genworker.reports.overview import cost_of
+
+
+class RowSource(Protocol):
+    """What an export reads; `genworker.store.reader.StoreReader` is the real one."""
+
+    def rows(self, cohort_id: str) -> Iterator[MembershipRow]:
+        """The cohort's rows, in order."""
+        ...
+
+    def stands(self, stage: Stage, gen_id: str) -> bool:
+        """Whether a generation is in the store and good."""
+        ...
+
+    def generation(self, stage: Stage, gen_id: str) -> Generation:
+        """One generation; raises `StoreError` when it cannot be read."""
+        ...
+
+
+class GenerationRow(NamedTuple):
+    """One planned generation, whatever became of it. ``None`` stands for what is not known or not there.
+
+    Attributes:
+        parent_gen_id: the draft of an essay, the essay of an evaluation; ``None`` for a draft.
+        state: ``done``, the kind of failure (``unparseable``, ``truncated``, …), ``blocked`` or ``missing``.
+        error: why it is not done, in one line.
+        draft_gen_id: of its lineage, as `essay_gen_id`; a draft's and an essay's own included.
+        draft_template: of its lineage, as `generation_template` (the essay's) and `generation_model`.
+        evaluation_template: of an evaluation, as `evaluation_llm_model`.
+        score: an evaluation's, from 0 to 10; the same as in ``aggregated_scores.csv``.
+        prompt: the prompt that was sent.
+        raw: the model's whole answer.
+        parsed: what downstream stages consume.
+        cost_usd: in US dollars; ``None`` when unpriced, which is not the same as 0.
+        started_at: ISO 8601, as `finished_at`.
+        latency_s: seconds.
+    """
+
+    stage: str
+    gen_id: str
+    cohort_id: str
+    parent_gen_id: str | None
+    combo_id: str
+    template_id: str
+    llm_model_id: str | None
+    replicate: int
+    state: str
+    error: str | None
+    draft_gen_id: str | None
+    essay_gen_id: str | None
+    draft_template: str | None
+    generation_template: str | None
+    generation_model: str | None
+    evaluation_template: str | None
+    evaluation_llm_model: str | None
+    score: float | None
+    prompt: str | None
+    raw: str | None
+    parsed: str | None
+    finish_reason: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_input_tokens: int | None
+    reasoning_tokens: int | None
+    cost_usd: float | None
+    attempts: int | None
+    started_at: str | None
+    finished_at: str | None
+    latency_s: float | None
+    response_model: str | None
+    mode: str | None
+
+
+PARQUET_TYPES = {
+    name: {int: "BIGINT", float: "DOUBLE"}.get(kind, "VARCHAR")
+    for name, kind in {
+        "replicate": int,
+        "score": float,
+        "input_tokens": int,
+        "output_tokens": int,
+        "cached_input_tokens": int,
+        "reasoning_tokens": int,
+        "cost_usd": float,
+        "attempts": int,
+        "latency_s": float,
+    }.items()
+}
+
+
+class _Facts(NamedTuple):
+    """What a descendant's row says of an ancestor."""
+
+    template: str | None
+    model: str | None
+    parent: str | None
+
+
+def generation_rows(source: RowSource, cohort_id: str, stage: Stage | None = None) -> Iterator[GenerationRow]:
+    """The rows of a cohort, in the membership's order.
+
+    Args:
+        stage: only this one.
+
+    Raises:
+        UsageError: there is no such cohort.
+        MembershipError: a row of it is wrong.
+    """
+    # An empty name: a database in a temporary file, of which SQLite keeps no more than 2 MB in memory.
+    with closing(sqlite3.connect("", isolation_level=None)) as database:
+        exporter = _Exporter(source, database)
+        exporter.index(cohort_id)
+        for row in source.rows(cohort_id):
+            if stage is None or row.stage is stage:
+                yield exporter.row(row)
+
+
+class _Exporter:
+    def __init__(self, source: RowSource, database: sqlite3.Connection) -> None:
+        self.source = source
+        self.database = database
+        self.facts = lru_cache(maxsize=4096)(self._facts)
+        self.state = lru_cache(maxsize=4096)(self._state)
+
+    def index(self, cohort_id: str) -> None:
+        """Note drafts and essays for their descendants."""
+        self.database.execute("CREATE TABLE ancestor (stage, gen_id, template, model, parent)")
+        self.database.execute("BEGIN")
+        self.database.executemany(
+            "INSERT INTO ancestor VALUES (?, ?, ?, ?, ?)",
+            (
+                (row.stage.value, row.gen_id, row.template_id, row.llm_model_id, row.parent_gen_id)
+                for row in self.source.rows(cohort_id)
+                if row.stage is not Stage.EVALUATION
+            ),
+        )
+        self.database.execute("COMMIT")
+        self.database.execute("CREATE INDEX by_id ON ancestor (stage, gen_id)")
+
+    def row(self, row: MembershipRow) -> GenerationRow:
+        generation, state, error = self._read(row)
+        metadata: Mapping[str, Any] = {} if generation is None else generation.metadata
+        draft_id, essay_id, draft, essay = self._lineage(row)
+        model = row.llm_model_id or (draft.model if row.stage is Stage.ESSAY and draft else None)
+        evaluation = row.stage is Stage.EVALUATION
+        score = None
+        if evaluation and state == "done" and generation is not None:
+            score = read_score(generation.parsed_text or "")
+            if score is None:
+                shown = visible(generation.parsed_text or "", limit=60, one_line=True)
+                state, error = "unparseable", f"parsed.txt is no score from 0 to 10: {shown!r}"
+        generation_model = (essay.model if essay else None) or (draft.model if draft else None)
+        usage = metadata.get("usage")
+        usage = usage if isinstance(usage, Mapping) else {}
+        cost = cost_of(metadata)
+        return GenerationRow(
+            stage=row.stage.value,
+            gen_id=row.gen_id,
+            cohort_id=row.cohort_id,
+            parent_gen_id=row.parent_gen_id,
+            combo_id=row.combo_id,
+            template_id=row.template_id,
+            llm_model_id=model,
+            replicate=row.replicate,
+            state=state,
+            error=None if error is None else visible(error, limit=300, one_line=True),
+            draft_gen_id=draft_id,
+            essay_gen_id=essay_id,
+            draft_template=draft.template if draft else None,
+            generation_template=essay.template if essay else None,
+            generation_model=generation_model,
+            evaluation_template=row.template_id if evaluation else None,
+            evaluation_llm_model=model if evaluation else None,
+            score=score,
+            prompt=generation.prompt_text if generation else None,
+            raw=(generation.raw_text or None) if generation else None,
+            parsed=generation.parsed_text if generation else None,
+            finish_reason=_text(metadata.get("finish_reason")),
+            input_tokens=_whole(usage.get("input_tokens")),
+            output_tokens=_whole(usage.get("output_tokens")),
+            cached_input_tokens=_whole(usage.get("cached_input_tokens")),
+            reasoning_tokens=_whole(usage.get("reasoning_tokens")),
+            cost_usd=None if cost is None else float(cost),
+            attempts=_whole(metadata.get("attempts")),
+            started_at=_text(metadata.get("started_at")),
+            finished_at=_text(metadata.get("finished_at")),
+            latency_s=_number(metadata.get("latency_s")),
+            response_model=_text(metadata.get("response_model")),
+            mode=_text(metadata.get("mode")),
+        )
+
+    def _lineage(self, row: MembershipRow) -> tuple[str | None, str | None, _Facts | None, _Facts | None]:
+        """(draft's id, essay's id, the draft's facts, the essay's facts), as far as the stage has them."""
+        own = _Facts(row.template_id, row.llm_model_id, row.parent_gen_id)
+        if row.stage is Stage.DRAFT:
+            return row.gen_id, None, own, None
+        essay_id = row.gen_id if row.stage is Stage.ESSAY else row.parent_gen_id
+        essay = own if row.stage is Stage.ESSAY else self.facts(Stage.ESSAY, essay_id or "")
+        draft = self.facts(Stage.DRAFT, essay.parent) if essay.parent else None
+        return essay.parent, essay_id, draft, essay
+
+    def _facts(self, stage: Stage, gen_id: str) -> _Facts:
+        """An ancestor's facts: from the cohort, else from the store."""
+        found = self.database.execute(
+            "SELECT template, model, parent FROM ancestor WHERE stage = ? AND gen_id = ?",
+            (stage.value, gen_id),
+        ).fetchone()
+        if found is not None:
+            return _Facts(*found)
+        try:
+            generation = self.source.generation(stage, gen_id)
+        except (StoreError, ValueError):
+            return _Facts(None, None, None)
+        template = generation.metadata.get("template_id")
+        return _Facts(str(template) if template else None, generation.model_id, generation.parent_gen_id)
+
+    def _read(self, row: MembershipRow) -> tuple[Generation | None, str, str | None]:
+        try:
+            generation = self.source.generation(row.stage, row.gen_id)
+        except StoreError as error:
+            if error.errno is not None and not self.source.stands(row.stage, row.gen_id):
+                return None, *self._absent(row)
+            return None, FailureKind.UNPARSEABLE.value, str(error)
+        if generation.is_done:
+            return generation, "done", None
+        if generation.failure is not None:
+            return generation, generation.failure.kind.value, generation.failure.message
+        if generation.raw_text:
+            return generation, FailureKind.UNPARSEABLE.value, "the answer has not been parsed"
+        return None, *self._absent(row)
+
+    def _absent(self, row: MembershipRow) -> tuple[str, str]:
+        parent_stage, parent_id = row.stage.parent, row.parent_gen_id
+        if parent_stage is not None and parent_id is not None:
+            state = self.state(parent_stage, parent_id)
+            if state not in ("done", "missing"):
+                return "blocked", f"{parent_stage.value} {parent_id} is {state}"
+        return "missing", "no answer yet"
+
+    def _state(self, stage: Stage, gen_id: str) -> str:
+        """``done``, ``missing``, ``blocked`` or the kind of failure of an ancestor."""
+        if self.source.stands(stage, gen_id):
+            return "done"
+        try:
+            generation = self.source.generation(stage, gen_id)
+        except (StoreError, ValueError):
+            generation = None
+        if generation is not None and generation.failure is not None:
+            return generation.failure.kind.value
+        if generation is not None and generation.raw_text:
+            return FailureKind.UNPARSEABLE.value
+        parent = self.facts(stage, gen_id).parent
+        if (
+            stage.parent is not None
+            and parent
+            and self.state(stage.parent, parent) not in ("done", "missing")
+        ):
+            return "blocked"
+        return "missing"
+
+
+def _text(value: object) -> str | None:
+    """A string of the metadata, without the lone surrogates that JSON can smuggle in."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _whole(value: object) -> int | None:
+    known = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return value if known and isinstance(value, int) else None
+
+
+def _number(value: object) -> float | None:
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if known and isinstance(value, (int, float)) and value == value else None
+
+
+# Files
+
+
+def write_jsonl(
+    rows: Iterator[GenerationRow], stream: TextIO, *, ascii_only: bool = False
+) -> tuple[int, int]:
+    """Write a JSON object per line; returns (rows, characters of the longest line).
+
+    Args:
+        ascii_only: escape all that is not ASCII, for a terminal: it must not obey what a model wrote.
+    """
+    count = longest = 0
+    for row in rows:
+        record = row._asdict()
+        line = _ascii_line(record) if ascii_only else orjson.dumps(record).decode()
+        stream.write(line)
+        stream.write("\n")
+        count += 1
+        longest = max(longest, len(line))
+    return count, longest
+
+
+def _ascii_line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record).replace("\x7f", "\\u007f")
+
+
+def jsonl_to_parquet(jsonl: Path, parquet: Path, longest_line_bytes: int) -> None:
+    """Turn a JSONL export into Parquet, in a stream as well. Needs the extra ``duckdb``.
+
+    Raises:
+        ImportError: duckdb is not installed.
+        StoreError: it cannot be written.
+    """
+    import duckdb
+
+    columns = {name: PARQUET_TYPES.get(name, "VARCHAR") for name in GenerationRow._fields}
+    with closing(duckdb.connect(config={"threads": 1, "memory_limit": "1GB"})) as database:
+        try:
+            database.execute(
+                "COPY (SELECT * FROM read_json($source, format = 'newline_delimited', columns = $columns, "
+                "maximum_object_size = $size)) TO '" + str(parquet).replace("'", "''") + "' "
+                "(FORMAT parquet, COMPRESSION zstd)",
+                {"source": str(jsonl), "columns": columns, "size": max(longest_line_bytes + 1024, 1 << 20)},
+            )
+        except duckdb.Error as error:
+            raise StoreError(f"{parquet} cannot be written: {error}", path=str(parquet)) from error

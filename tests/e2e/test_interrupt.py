@@ -1,0 +1,210 @@
+"""Signals, closed terminals and system calls that kill, on the real command line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from crash.world import staged, torn
+from support.llm_server import LLMServer, Options
+from support.project import COHORT, Project, clean_environment, make_project, membership_rows
+
+ROWS = membership_rows(essays=("rewrite",), evaluations=("novelty",), replicates=1)
+
+
+def project_at(root: Path, server: LLMServer, *, top: str = "", concurrency: int = 3) -> Project:
+    project = make_project(root, ROWS)
+    project.use_server(server.openai_url, extra=f"max_concurrency = {concurrency}")
+    if top:
+        project.configure(top + "\n" + project.config.read_text())
+    return project
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> tuple[int, str]:
+    out, err = process.communicate(timeout=timeout_s)
+    return process.returncode, out + err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=lambda it: str(it),
+)
+def test_a_signal_drains_and_costs_nothing(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    with LLMServer(Options(latency_s=0.3, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 4)
+        worker.send_signal(number)
+        returned, said = finish(worker)
+        assert returned == code, said
+        assert f"genworker run {COHORT}" in said
+        assert "Traceback" not in said
+        assert torn(project.data) == []
+        assert staged(project.data) == []
+        assert project.run("run", COHORT, "--plain").returncode == 0
+        assert server.paid == len(ROWS)
+        assert server.paid_twice == 0
+
+
+def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with LLMServer(Options(latency_s=20, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 2)
+        worker.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert worker.poll() is None, "the first one waits for what is in flight"
+        began = time.monotonic()
+        worker.send_signal(signal.SIGINT)
+        code, said = finish(worker)
+        assert code == 130
+        assert time.monotonic() - began < 3
+        assert "Traceback" not in said
+
+
+def test_the_drain_has_a_deadline(tmp_path: Path) -> None:
+    with LLMServer(Options(latency_s=30, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server, top="drain_timeout_s = 0.5")
+        worker = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 2)
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert finish(worker)[0] == 143
+        assert time.monotonic() - began < 5
+
+
+def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
+    if os.geteuid() == 0 and shutil.which("chattr") is None:
+        pytest.skip("root ignores permissions")
+    with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 2)
+        place = project.paths.stage_dir("draft")
+        if subprocess.run(["chattr", "+i", str(place)], capture_output=True).returncode:
+            finish(worker)
+            pytest.skip("this filesystem has no immutable flag")
+        try:
+            time.sleep(1)
+            worker.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+            worker.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            code, said = finish(worker)
+            assert code == 130
+            assert time.monotonic() - began < 4, "it did not wait for the disk any longer"
+            assert "NOT STORED" in said
+        finally:
+            subprocess.run(["chattr", "-i", str(place)], check=True)
+        assert project.run("run", COHORT, "--plain").returncode == 0
+        assert server.paid_twice == 0
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        with subprocess.Popen(
+            ["nohup", *project.command("run", COHORT, "--plain")],
+            cwd=project.root,
+            env=clean_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as worker:
+            server.wait_until(lambda it: it.received >= 2)
+            worker.send_signal(signal.SIGHUP)
+            assert finish(worker)[0] == 0
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path, stream: str) -> None:
+    with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = project.start("run", COHORT, "--plain", "-v", "--json")
+        pipe = worker.stdout if stream == "stdout" else worker.stderr
+        assert pipe is not None
+        pipe.close()
+        setattr(worker, stream, None)
+        out, err = worker.communicate(timeout=60)
+        assert worker.returncode == 0, f"{out} {err}"
+        assert "Traceback" not in f"{out}{err}"
+        assert server.paid == len(ROWS)
+        assert "No calls made" in project.run("run", COHORT, "--plain").stderr
+
+
+# A kill at a system call of an unmodified process, where strace is installed
+
+
+def can_trace() -> bool:
+    if shutil.which("strace") is None:
+        return False
+    done = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True)
+    return done.returncode == 0
+
+
+def traced(project: Project, call: str, action: str, step: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            "strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}",
+            "-e", f"inject={call}:{action}:when={step}",
+            *project.command("run", COHORT, "--plain"),
+        ],
+        cwd=project.root,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_trace(), reason="strace is not installed or not allowed")
+@pytest.mark.parametrize(
+    ("call", "action", "step"),
+    [
+        ("renameat2", "signal=SIGKILL", 1),
+        ("renameat2", "signal=SIGKILL", 2),
+        ("syncfs", "signal=SIGKILL", 1),
+        ("syncfs", "error=EIO", 1),
+        ("renameat2", "error=ENOSPC", 1),
+    ],
+)
+def test_an_unmodified_process_killed_or_failed_at_a_system_call(
+    tmp_path: Path, call: str, action: str, step: int
+) -> None:
+    # strace counts per thread: the committer's first rename is its first commit.
+    with LLMServer(Options(latency_s=0.01, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        done = traced(project, call, action, step)
+        killed = "SIGKILL" in action
+        assert done.returncode in ((-9, 137, 0) if killed else (0, 1, 2)), done.stderr
+        assert "Traceback" not in done.stderr
+        assert torn(project.data) == []
+        last = project.run("run", COHORT, "--plain")
+        assert last.returncode == 0, last.stderr
+        assert staged(project.data) == []
+        assert torn(project.data) == []
+        assert server.paid_twice <= (3 if killed else 0)
+
+
+def test_an_interrupt_before_anything_has_begun_leaves_no_trace(tmp_path: Path) -> None:
+    script = (
+        "import signal, os, sys\n"
+        "import genworker.cli as cli\n"
+        "def app(**named): os.kill(os.getpid(), signal.SIGINT)\n"
+        "cli.app = app\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == ""
