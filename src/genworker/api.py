@@ -6,10 +6,12 @@ Here store and reports are brought together; both know nothing of each other.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from genworker.core.stages import Stage
 from genworker.paths import Paths
+from genworker.reports.export import GenerationRow, generation_rows
 from genworker.reports.scores import ScoreRow, Scores, collect_scores
 from genworker.store.reader import StoreReader
 
@@ -30,6 +32,27 @@ def scores(data_root: str | Path, cohort: str | Sequence[str]) -> list[ScoreRow]
         StoreError: a stage directory cannot be listed.
     """
     return list(read_scores(StoreReader(Paths.from_str(data_root)), cohort).rows())
+
+
+def iter_generations(
+    data_root: str | Path, cohort: str, *, stage: Stage | str | None = None
+) -> Iterator[GenerationRow]:
+    """Every planned generation of a cohort with its texts, one at a time, whatever their number.
+
+    The same rows as ``genworker export`` writes; `GenerationRow` says what stands in them::
+
+        essays = [row for row in genworker.iter_generations("data", "my-cohort", stage="essay")]
+
+    Args:
+        stage: ``draft``, ``essay`` or ``evaluation``; all of them without.
+
+    Raises:
+        ValueError: `stage` is none of these.
+        UsageError: there is no such cohort.
+        MembershipError: its file is wrong; rows before the fault may have been given out.
+    """
+    chosen = None if stage is None else Stage(stage)
+    return generation_rows(StoreReader(Paths.from_str(data_root)), cohort, chosen)
 
 
 def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:

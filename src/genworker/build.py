@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from genworker.cohorts.axes import (
     DEFAULT_K_MAX,
     DEFAULT_LEVEL,
     MODEL_STAGES,
     Axes,
+    AxesDraft,
     ComboChoice,
     Registers,
     active,
@@ -238,10 +239,11 @@ class _Planner:
             digests,
         )
 
-    def _take(self, draft: Any) -> Axes:
-        self.faults += draft.faults
-        axes: Axes = draft.axes
-        return axes
+    def _take(self, draft: AxesDraft) -> Axes:
+        # In a register with faults an axis may look empty that is not.
+        faulty = {fault.where for fault in self.project.catalog_faults}
+        self.faults += [fault for fault in draft.faults if fault.where not in faulty]
+        return draft.axes
 
     def _configured_models(self) -> list[str]:
         return [name for name, model in self.project.loaded.settings.models.items() if model.model]

@@ -15,7 +15,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, cast
 from genworker.core.budget import Budget, Caps, Charge
 from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.completion import CompletionRequest, Sampling, Usage
-from genworker.core.generation import Answer, Failure, FailureKind, finish
+from genworker.core.generation import Answer, Failure, FailureKind, file_digest, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership
 from genworker.core.plan import Plan, RowState, make_plan
@@ -46,6 +46,7 @@ from genworker.errors import (
 )
 from genworker.ledger import check_caps, read_ledger
 from genworker.paths import Paths
+from genworker.plugins import load_parser_plugins
 from genworker.ports import Provider
 from genworker.routes import Route, Routes, cost, endpoint_specs, retry_policy, worst_case
 from genworker.runner import Outcome, Runner
@@ -62,6 +63,7 @@ from genworker.store.filesystem import (
     StoreIndex,
     cannot_write,
     make_directories,
+    refuse_links,
     sweep_staging,
 )
 from genworker.store.journal import Listener, RunJournal
@@ -70,6 +72,9 @@ from genworker.store.reading import read_generation
 
 TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
 """Stands for a parent's text when a template is tried before anything is paid for."""
+
+PARENTS_NOTED = 65_536
+"""Digests of parents' texts that are kept for the metadata: far more than calls can be out at a time."""
 
 
 DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -103,15 +108,16 @@ class Project:
 
 
 def open_project(config: Path | None = None, data_root: Path | None = None) -> Project:
-    """Read settings and catalogue.
+    """Read settings and catalogue, and register the parsers of other packages.
 
     Raises:
-        ConfigError: the settings are wrong. Faults of the catalogue are only collected.
+        ConfigError: the settings are wrong. Faults of the catalogue and of parsers are only collected.
     """
     loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
     paths = Paths.from_str(loaded.settings.data_root)
+    plugin_faults = load_parser_plugins()
     catalog, faults = read_catalog(paths)
-    return Project(loaded, paths, catalog, tuple(faults))
+    return Project(loaded, paths, catalog, (*plugin_faults, *faults))
 
 
 def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Membership:
@@ -161,6 +167,7 @@ class CohortWork:
     version: str
     answer_tokens: int | None = None
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
+    _parents: dict[str | None, str] = field(default_factory=dict)
     routes: Routes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,7 +188,11 @@ class CohortWork:
         row = self.membership.rows[job]
         template = self.templates.get(row.stage, row.template_id)
         if row.stage is not Stage.DRAFT:
-            return template.render(child_values(row.stage, parent_text or ""))
+            if len(self._parents) >= PARENTS_NOTED:
+                del self._parents[next(iter(self._parents))]
+            text = parent_text or ""
+            self._parents[row.parent_gen_id] = file_digest(text.encode("utf-8", "replace"))
+            return template.render(child_values(row.stage, text))
         # Replicates and models share a draft's prompt: it depends on combo and template alone.
         key = (row.combo_id, row.template_id)
         prompt = self._drafts.get(key)
@@ -249,6 +260,8 @@ class CohortWork:
             "genworker_version": self.version,
             "parser": (entry.parser if entry is not None else None) or "identity",
             "template_sha256": None if copy else self.templates.digest(row.stage, row.template_id),
+            # What the prompt was made from: a child of a text that has been replaced since is stale.
+            "parent_sha256": None if copy else self._parents.get(row.parent_gen_id),
         }
 
     def _task_id(self, job: int) -> str:
@@ -536,6 +549,15 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+def cohort_lock(project: Project, cohort_id: str, run_id: str) -> AbstractContextManager[None]:
+    """For other commands that write into a cohort's store: be its one worker while the block lasts.
+
+    Raises:
+        LockedError: another worker has the cohort.
+    """
+    return _CohortLock(project, cohort_id, run_id, IfLocked.LEAVE, ())
+
+
 class _CohortLock:
     """The one worker of a cohort, or a guest beside it.
 
@@ -556,6 +578,7 @@ class _CohortLock:
         group = project.loaded.settings.group_permissions
         self._cohort_id = cohort_id
         self._run_id = run_id
+        self._paths = project.paths
         self._path = project.paths.cohort_lock_path(cohort_id)
         self._dir_mode = 0o770 if group else 0o700
         self._lock = FileLock(self._path, 0o660 if group else 0o600)
@@ -564,6 +587,7 @@ class _CohortLock:
         self.waited = False
 
     def __enter__(self) -> None:
+        refuse_links(self._paths)
         try:
             make_directories(self._path.parent, self._dir_mode)
         except OSError as error:
@@ -819,6 +843,7 @@ class _Engine:
                 raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
             check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
         self.progress.earlier_usd = ledger.spent.usd
+        self.progress.cap_usd = caps.usd
         return Budget(caps, ledger.spent)
 
     def _count(self, plan: Plan, jobs: Sequence[int]) -> None:

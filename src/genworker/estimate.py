@@ -259,6 +259,10 @@ def _time(work: CohortWork, result: Estimate, limits: Mapping[str, Mapping[str, 
     for group in result.groups:
         loads.setdefault(group.route.endpoint, []).append(group)
         loads.setdefault(group.route.name, []).append(group)
+    # A lineage goes through its stages one after the other.
+    slowest = [max((g.latency_s for g in result.groups if g.stage is stage), default=0.0) for stage in STAGES]
+    if result.groups:
+        result.seconds, result.limited_by = sum(slowest), "one lineage, stage after stage"
     for name, groups in loads.items():
         calls = sum(group.calls for group in groups)
         tokens = sum((group.input_tokens + group.output_tokens) * group.calls for group in groups)

@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
@@ -25,11 +26,12 @@ from genworker.engine import Project
 from genworker.errors import CatalogError, TemplateError
 from genworker.paths import METADATA_FILE
 from genworker.store.catalog import TemplateFiles
-from genworker.store.cohorts import read_earlier
 
 EAGER_ROWS = 50_000
 """Generations that are looked into without being asked to: more would make a mere count slow."""
 
+MAX_METADATA_BYTES = 16_000_000
+_BLOCK_BYTES = 65_536
 _NOTHING = Rendered(None, None, None, None, None, None)
 
 
@@ -89,7 +91,7 @@ class _Look:
         self._project = project
         self._rows = membership.rows
         self._templates = TemplateFiles(project.paths)
-        self._earlier = read_earlier(project.paths, membership.cohort_id).templates
+        self._first = _first_digests(project.paths.cohort_manifest_json(membership.cohort_id))
         self._directories = {stage: str(project.paths.stage_dir(stage)) for stage in STAGES}
         self._made: dict[tuple[Stage, str], Rendered] = {}
         self._digests: dict[tuple[Stage, str], tuple[str | None, str | None]] = {}
@@ -98,11 +100,20 @@ class _Look:
     def at(self, index: int) -> StaleReason | None:
         row = self._rows[index]
         now, first = self._template(row.stage, row.template_id)
-        made = self._read(row.stage, row.gen_id)
         parent_stage = row.stage.parent
         parent = None
         if parent_stage is not None and row.parent_gen_id is not None:
-            parent = self._read(parent_stage, row.parent_gen_id)
+            parent = self._parent(parent_stage, row.parent_gen_id)
+        if row.stage is Stage.EVALUATION:
+            # Most rows are evaluations, and most are fresh: their text says so before it is parsed.
+            content = self._read(row.stage, row.gen_id)
+            if _says(content, "template_sha256", now) and _says(
+                content, "parent_sha256", None if parent is None else parent.parsed_sha256
+            ):
+                return None
+            made = _parse(content)
+        else:
+            made = self._parent(row.stage, row.gen_id)
         prompt = None
         if row.stage is Stage.DRAFT and now is not None and made.prompt_sha256 is not None:
             prompt = self._prompt(row.combo_id, row.template_id)
@@ -120,17 +131,18 @@ class _Look:
                 # A template that is gone has not been replaced by another text.
                 with contextlib.suppress(CatalogError):
                     now = self._templates.digest(stage, template_id)
-            first = self._earlier.get(f"{stage.value}/{template_id}", {}).get("first_sha256")
-            self._digests[key] = (now, first)
+            self._digests[key] = (now, self._first.get(f"{stage.value}/{template_id}"))
         return self._digests[key]
 
-    def _read(self, stage: Stage, gen_id: str) -> Rendered:
+    def _read(self, stage: Stage, gen_id: str) -> bytes:
+        return _read_file(f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}")
+
+    def _parent(self, stage: Stage, gen_id: str) -> Rendered:
+        """What others may have been made from; each is asked for once per child."""
         key = (stage, gen_id)
         made = self._made.get(key)
         if made is None:
-            made = _read_rendered(f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}")
-            if stage is not Stage.EVALUATION:  # nothing builds upon an evaluation
-                self._made[key] = made
+            made = self._made[key] = _parse(self._read(stage, gen_id))
         return made
 
     def _prompt(self, combo_id: str, template_id: str) -> str | None:
@@ -153,17 +165,42 @@ class _Look:
         return file_digest(prompt.encode("utf-8", "replace"))
 
 
-def _read_rendered(path: str) -> Rendered:
-    """The digests in a metadata file; nothing where it cannot be read."""
+def _first_digests(manifest: Path) -> dict[str, str]:
+    """Per ``stage/template_id`` the template's digest when the cohort first had it, as far as it says so."""
+    try:
+        templates = orjson.loads(manifest.read_bytes())["templates"]
+        return {name: digests["first_sha256"] for name, digests in templates.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # no manifest, or one of another tool
+
+
+def _says(content: bytes, key: str, digest: str | None) -> bool:
+    """Whether a metadata file holds this digest; true where no digest is known to compare with."""
+    return digest is None or f'"{key}": "{digest}"'.encode() in content
+
+
+def _parse(content: bytes) -> Rendered:
+    """The digests in a metadata file; nothing where it is no JSON object."""
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return _NOTHING
+    return rendered(record) if isinstance(record, dict) else _NOTHING
+
+
+def _read_file(path: str) -> bytes:
+    """A file's content; empty where it cannot be read. System calls, since there are many files."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return _NOTHING
+        return b""
     try:
-        size = os.fstat(fd).st_size
-        record = orjson.loads(os.read(fd, size)) if size else None
-    except (OSError, orjson.JSONDecodeError):
-        return _NOTHING
+        content = block = os.read(fd, _BLOCK_BYTES)
+        while len(block) == _BLOCK_BYTES and len(content) < MAX_METADATA_BYTES:
+            block = os.read(fd, _BLOCK_BYTES)
+            content += block
+    except OSError:
+        return b""
     finally:
         os.close(fd)
-    return rendered(record) if isinstance(record, dict) else _NOTHING
+    return content

@@ -76,7 +76,7 @@ def _is_of(path: Path, cohort_id: str) -> bool:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as stream:
         for line in stream:
-            if any(mark in line[:96] for mark in _MARKS):
+            if any(mark in line for mark in _MARKS):
                 try:
                     record = orjson.loads(line)
                 except orjson.JSONDecodeError:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from genworker.core.budget import Charge
 from genworker.core.completion import Completion, CompletionRequest
 from genworker.core.generation import MALFORMED_REASON, Answer, Generation
 from genworker.core.membership import Membership
@@ -349,6 +350,7 @@ class Runner:
             self._calls.pop(job, None)
         cost = self._work.cost(job, completion.usage)
         self._scheduler.answered(job, completion, self._clock(), cost)
+        self._note_cost(job, cost)
         self._count(completion)
         facts = {
             **self._work.facts(job),
@@ -381,6 +383,12 @@ class Runner:
         asyncio.get_running_loop().call_soon(self._pump)
         await self._commit(job, answer)
 
+    def _note_cost(self, job: int, cost: Charge | None) -> None:
+        progress = self._progress
+        progress.cost_usd = self._scheduler.budget.spent.usd - progress.earlier_usd
+        if cost is not None and not cost.priced:
+            progress.unpriced.add(self._membership.rows[job].llm_model_id or "")
+
     def _count(self, completion: Completion) -> None:
         self._progress.answered(self._clock())
         self._progress.input_tokens += completion.usage.input_tokens or 0
@@ -400,6 +408,7 @@ class Runner:
         # Before the decision: it may hand the row to another lane.
         asked = {**self._work.facts(job), **self._work.call_facts(job, request)}
         decision = self._scheduler.refused(job, error, now)
+        self._note_cost(job, None)
         facts: dict[str, Any] = {
             "stage": row.stage.value,
             "gen_id": row.gen_id,

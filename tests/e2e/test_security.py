@@ -60,9 +60,9 @@ def test_ids_that_are_no_plain_names_are_refused_with_their_line(tmp_path: Path)
     outside = set(tmp_path.rglob("*"))
     done = project.run("run", COHORT, "--plain")
     assert done.returncode == 2
-    # A quoted line end inside a cell moves the lines behind it by one.
-    for line in range(2, 2 + len(rows)):
-        assert re.search(rf"membership\.csv:{line}\b", said(done)) or line >= 6, line
+    # The id with a line end fills two lines of the file.
+    lines = [2, 3, 4, *range(6, 3 + len(rows))]
+    assert [int(number) for number in re.findall(r"membership\.csv:(\d+)", said(done))] == lines
     assert said(done).count("where:") == len(rows)
     assert not (project.data / "gens").exists()
     assert {path for path in tmp_path.rglob("*") if ".genworker" not in path.parts} <= outside
@@ -153,7 +153,7 @@ def test_a_link_in_the_store_is_refused_and_its_target_untouched(tmp_path: Path,
         "{{ concepts.__init__.__globals__ }}",
         "{% for a in range(10**9) %}x{% endfor %}",
         "{{ 'x' * 10**10 }}",
-        "{% set x = 9**9**9 %}",
+        "{{ 9 ** 999999999 }}",
         "{% include '/etc/passwd' %}",
         "{{ undefined_name }}",
         "{{ lipsum.__globals__ }}",
@@ -215,7 +215,7 @@ def test_hostile_text_is_kept_and_shown_without_harm(tmp_path: Path, name: str) 
         assert done.returncode in (0, 1), said(done)
         assert "Traceback" not in said(done)
         assert not CONTROL.search(said(done))
-        raw = next(project.paths.stage_dir("evaluation").glob("*/raw.txt")).read_text(newline="")
+        raw = next(project.paths.stage_dir("evaluation").glob("*/raw.txt")).read_bytes().decode()
         assert len(raw) >= len(text) - 2
         assert torn(project.data) == []
         assert server.paid == len(ROWS)
@@ -331,8 +331,7 @@ def test_the_key_is_in_no_traceback_of_a_bug(tmp_path: Path) -> None:
             "genworker.cli.main()\n"
         )
         done = subprocess.run(
-            ["python", "-X", "dev", "-c", script],
-            executable=project.command()[0],
+            [project.command()[0], "-X", "dev", "-c", script],
             cwd=project.root,
             env={**clean_environment(), **LOUD},
             capture_output=True,

@@ -292,7 +292,7 @@ class LLMServer:
         def run() -> None:
             try:
                 run_fast(serve())
-            except BaseException as error:  # noqa: BLE001 - handed to the thread that started this one
+            except BaseException as error:
                 failures.append(error)
             finally:
                 ready.set()

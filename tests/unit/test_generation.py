@@ -13,7 +13,11 @@ from genworker.core.visible import visible
 
 def answer(raw: str, **facts: object) -> Answer:
     return Answer(
-        Stage.EVALUATION, "g1", "the prompt", raw, {"parser": "in_last_line", "finish_reason": "stop", **facts}
+        Stage.EVALUATION,
+        "g1",
+        "the prompt",
+        raw,
+        {"parser": "in_last_line", "finish_reason": "stop", **facts},
     )
 
 

@@ -27,6 +27,7 @@ BAR = 28
 _SHOWN = {
     "failed": ("stage", "gen_id", "kind", "error"),
     "lane_stopped": ("lane", "error"),
+    "stopped": ("stage", "gen_id", "error"),
     "interrupted": ("signal", "deadline_s"),
     "interrupted_again": ("signal",),
     "store_refused": ("stage", "gen_id", "error", "pause_s"),
@@ -220,6 +221,12 @@ def status_lines(run: RunInProgress) -> list[str]:
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
+    progress = run.progress
+    if progress.cost_usd or progress.unpriced or progress.cap_usd is not None:
+        cap = f" (cap ${progress.cap_usd})" if progress.cap_usd is not None else ""
+        unpriced = f"  + unpriced: {', '.join(sorted(progress.unpriced)[:3])}" if progress.unpriced else ""
+        total = f" of ${progress.total_usd:,.2f} in all runs" if progress.earlier_usd else ""
+        lines.append(f"cost  ${progress.cost_usd:,.2f}{total}{cap}{unpriced}")
     tokens = run.progress
     if tokens.input_tokens or tokens.output_tokens:
         lines.append(f"used  {tokens.input_tokens:,} tokens in, {tokens.output_tokens:,} out")
@@ -250,6 +257,9 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
     facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
     facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
     facts["in_flight"] = run.scheduler.in_flight
+    facts["cost_usd"] = f"{progress.total_usd:.2f}"
+    if progress.unpriced:
+        facts["unpriced"] = ",".join(sorted(progress.unpriced))
     facts["rate"] = f"{rate:.0f}/min"
     if eta is not None:
         facts["eta"] = duration(eta)

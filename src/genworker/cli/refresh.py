@@ -67,13 +67,16 @@ def stale_lines(cohort: str, stages: dict[str, Any]) -> list[str]:
 
 def redo_stale(project: Project, cohort: str) -> Redo:
     """The choice of a run with ``--refresh stale``."""
+    from genworker.core.plan import RowState
     from genworker.engine import open_membership, plan_cohort
     from genworker.freshness import find_stale
 
-    membership = open_membership(project, cohort, strict=True)
-    found = find_stale(project, plan_cohort(project, membership), limit=None)
+    planned = plan_cohort(project, open_membership(project, cohort, strict=True))
+    found = find_stale(project, planned, limit=None)
     assert found is not None, "there is no limit"
-    again = found.with_descendants()
+    again = {
+        job for job in found.with_descendants() if planned.states[job] in (RowState.DONE, RowState.FAILED)
+    }
     parts = [
         f"{number} {stage.value}s ({kind.value} changed)"
         for stage in STAGES

@@ -28,12 +28,14 @@ from genworker.errors import ExitCode, Fault, UsageError
 from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from genworker.core.generation import Failure, FailureKind
     from genworker.core.membership import Membership
     from genworker.core.plan import Plan
-    from genworker.engine import Project, Redo, RunOptions, RunResult
+    from genworker.core.progress import Progress
+    from genworker.engine import CohortWork, Project, Redo, RunOptions, RunResult
+    from genworker.estimate import Estimate
 
 StageOption = Annotated[
     list[Stage] | None, typer.Option("--stage", help="Only this stage; may be given several times.")
@@ -326,9 +328,10 @@ def choose_again(
 
 def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
     """Print the plan as a table or as JSON."""
-    from genworker.core.plan import RowState
     from genworker.core.selection import select
     from genworker.engine import CohortWork, check_jobs, find_combos, open_membership, plan_cohort
+    from genworker.estimate import estimate
+    from genworker.ledger import check_caps, last_limits, read_ledger
     from genworker.store.catalog import TemplateFiles
 
     membership = open_membership(project, cohort, strict=True)
@@ -340,68 +343,167 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}),
         "",
         "",
+        answer_tokens=options.answer_tokens,
     )
     selected = select(
         planned, stages=options.stages, only=options.only, limit=options.limit, is_free=work.is_copy
     )
     jobs = [job for job, chosen in enumerate(selected) if chosen]
     check_jobs(work, jobs)
-    calls: Counter[Stage] = Counter()
-    copies: Counter[Stage] = Counter()
-    for job in jobs:
-        (copies if work.is_copy(job) else calls)[membership.rows[job].stage] += 1
-    counts = planned.counts()
-    stale = stale_counts(project, planned)
-    record: dict[str, Any] = {
-        "cohort": cohort,
-        "calls": sum(calls.values()),
-        "copies": sum(copies.values()),
-        "stages": {
-            stage.value: {
-                "planned": sum(counts[stage].values()),
-                "done": counts[stage][RowState.DONE],
-                "missing": counts[stage][RowState.MISSING],
-                "blocked": counts[stage][RowState.BLOCKED],
-                "calls": calls[stage],
-                "copies": copies[stage],
-                "failed": {kind.value: n for kind, n in planned.failed_kinds(stage).items()},
-                "stale": stale[stage],
-            }
-            for stage in STAGES
-        },
-    }
+    expected = estimate(work, planned, jobs, last_limits(project.paths, cohort))
+    caps = options.caps_over(project.loaded.settings)
+    record = plan_record(cohort, planned, jobs, work, expected, options)
+    for stage, number in stale_counts(project, planned).items():
+        record["stages"][stage.value]["stale"] = number
+    if caps:
+        ledger = read_ledger(project.paths, membership, work.routes.find_price)
+        work.routes.build(
+            len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job))
+        )
+        called = work.routes.called(membership.rows, jobs)
+        check_caps(caps, project.loaded, ledger, called, work.sampling)
+        record["caps"] = {
+            "cost_usd": None if caps.usd is None else str(caps.usd),
+            "calls": caps.calls,
+            "tokens": caps.tokens,
+        }
+        spent = ledger.spent
+        record["spent"] = {"cost_usd": spent.usd_text, "calls": spent.calls, "tokens": spent.tokens}
     if as_json:
         put_json(record)
         return 0
     for line in plan_table(record):
         put(line)
     put()
-    put(_plan_sentence(record))
+    for line in plan_sentences(record):
+        put(line)
     for line in (*stale_lines(cohort, record["stages"]), *blocked_lines(planned)):
         put(line)
     return 0
 
 
+def _model(work: CohortWork, job: int) -> str:
+    return work.membership.rows[job].llm_model_id or ""
+
+
+def plan_record(
+    cohort: str, planned: Plan, jobs: Sequence[int], work: CohortWork, expected: Estimate, options: RunOptions
+) -> dict[str, Any]:
+    """The plan for machines."""
+    from genworker.core.plan import RowState
+
+    rows = planned.membership.rows
+    copies = Counter(rows[job].stage for job in jobs if work.is_copy(job))
+    calls = Counter(rows[job].stage for job in jobs)
+    calls.subtract(copies)
+    again = Counter(rows[job].stage for job in jobs if _stands(planned, job, options))
+    counts = planned.counts()
+    return {
+        "cohort": cohort,
+        "calls": sum(calls.values()),
+        "copies": sum(copies.values()),
+        "tokens": expected.tokens,
+        "cost_usd": format(expected.usd(), ".6f"),
+        "unpriced": expected.unpriced(),
+        "seconds": expected.seconds,
+        "limited_by": expected.limited_by,
+        "stages": {
+            stage.value: {
+                "planned": sum(counts[stage].values()),
+                "done": counts[stage][RowState.DONE],
+                "missing": counts[stage][RowState.MISSING] - again[stage],
+                "again": again[stage],
+                "blocked": counts[stage][RowState.BLOCKED],
+                "calls": calls[stage],
+                "copies": copies[stage],
+                "failed": {kind.value: n for kind, n in planned.failed_kinds(stage).items()},
+                "cost_usd": format(expected.usd(stage), ".6f"),
+                "unpriced": expected.unpriced(stage),
+            }
+            for stage in STAGES
+        },
+        "models": [group.to_json() for group in expected.groups],
+    }
+
+
+def _stands(planned: Plan, job: int, options: RunOptions) -> bool:
+    """Whether a job replaces an answer that the store holds."""
+    return options.redo is not None and options.redo(job, planned.failures.get(job))
+
+
 def plan_table(record: dict[str, Any]) -> list[str]:
-    """The plan's table from its JSON form."""
+    """The plan's tables from its JSON form: a line per stage, and one per stage and model."""
     rows = []
     for name, facts in record["stages"].items():
         why = [f"{facts['missing']} missing"] if facts["missing"] else []
+        why += [f"{facts['again']} again"] if facts["again"] else []
         why += [f"{count} {kind}: see retry" for kind, count in facts["failed"].items()]
         if facts["blocked"]:
             why.append(f"{facts['blocked']} blocked")
         if facts["stale"]:
             why.append(f"{facts['stale']} stale")
         to_do = str(facts["calls"]) + (f" + {facts['copies']} copies" if facts["copies"] else "")
-        rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-"])
-    return table(["stage", "plan", "in store", "to do", "why"], rows, right=(1, 2, 3))
+        cost = cost_text(Decimal(facts["cost_usd"]), facts["unpriced"])
+        rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-", cost])
+    lines = table(["stage", "plan", "in store", "to do", "why", "est. cost"], rows, right=(1, 2, 3))
+    if len(record["models"]) > 1 or any(group["calls"] for group in record["models"]):
+        cells = [
+            [
+                group["stage"],
+                group["model"],
+                str(group["calls"]),
+                f"{group['input_tokens']:,}",
+                f"{group['output_tokens']:,}",
+                "unpriced" if group["cost_usd"] is None else dollars(Decimal(group["cost_usd"])),
+                f"{group['from_own_answers']} own answers"
+                if group["from_own_answers"]
+                else "lengths, guesses",
+            ]
+            for group in record["models"]
+        ]
+        header = ["stage", "model", "calls", "tokens in", "tokens out", "est. cost", "from"]
+        lines += ["", *table(header, cells, right=(2, 3, 4, 5))]
+    return lines
 
 
-def _plan_sentence(record: dict[str, Any]) -> str:
+def dollars(amount: Decimal) -> str:
+    """An amount for people; less than a cent is not nothing."""
+    return "<$0.01" if 0 < amount < Decimal("0.01") else f"${amount:,.2f}"
+
+
+def cost_text(amount: Decimal, unpriced: Sequence[str]) -> str:
+    """An amount and whose prices are unknown: ``$1.30 + unpriced: smol-135m``."""
+    if not unpriced:
+        return dollars(amount)
+    names = f"unpriced: {', '.join(unpriced[:3])}{', …' if len(unpriced) > 3 else ''}"
+    return f"{dollars(amount)} + {names}" if amount else names
+
+
+def plan_sentences(record: dict[str, Any]) -> list[str]:
+    """What the tables come to."""
+    from genworker.cli.display import duration
+
     if not record["calls"] and not record["copies"]:
-        return "Nothing to do. No calls made."
+        return ["Nothing to do. No calls made."]
     copies = f" and {record['copies']} free copies" if record["copies"] else ""
-    return f"A run would make {record['calls']} calls{copies}. No calls made."
+    cost = cost_text(Decimal(record["cost_usd"]), record["unpriced"])
+    lines = [
+        f"A run would make {record['calls']} calls{copies}, {record['tokens']:,} tokens, {cost} (estimated). "
+        "No calls made."
+    ]
+    if record["seconds"] is not None:
+        lines.append(f"It would take about {duration(record['seconds'])}: {record['limited_by']}.")
+    if "caps" in record:
+        caps, spent = record["caps"], record["spent"]
+        shown = []
+        if caps["cost_usd"] is not None:
+            shown.append(f"${caps['cost_usd']} (spent so far: {dollars(Decimal(spent['cost_usd'] or 0))})")
+        if caps["calls"] is not None:
+            shown.append(f"{caps['calls']:,} calls (made so far: {spent['calls']:,})")
+        if caps["tokens"] is not None:
+            shown.append(f"{caps['tokens']:,} tokens (used so far: {spent['tokens']:,})")
+        lines.append(f"Cap over all runs: {', '.join(shown)}.")
+    return lines
 
 
 def blocked_lines(planned: Plan, limit: int = 10) -> list[str]:
@@ -475,6 +577,10 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
         "reparsed": progress.reparsed,
         "input_tokens": progress.input_tokens,
         "output_tokens": progress.output_tokens,
+        "cost_usd": format(progress.cost_usd, "f"),
+        "cohort_cost_usd": format(progress.earlier_usd + progress.cost_usd, "f"),
+        "unpriced": sorted(progress.unpriced),
+        "capped": result.scheduler.capped,
         "journal": str(result.journal_path),
         "stages": {
             stage.value: {
@@ -518,12 +624,18 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
         parts += [f"{progress.retries} retries"] if progress.retries else []
         parts += [f"{progress.copies} copies"] if progress.copies else []
         lines.append(f"{', '.join(parts)} in {took}. Journal: {result.journal_path}")
+        lines.append(_cost_line(progress))
     if progress.salvaged:
         lines.append(
             f"{progress.salvaged} answers of an interrupted run were on disk and have been put in place."
         )
     if progress.reparsed:
         lines.append(f"{progress.reparsed} answers could be parsed now; no call was needed.")
+    if result.scheduler.capped is not None:
+        lines.append(
+            f"Stopped at the cap: the next call could pass {result.scheduler.capped} over all runs. "
+            f"Go on with a higher one: genworker run {cohort}"
+        )
     for name, reason in result.scheduler.stopped_lanes():
         lines.append(f"{name} was stopped: {reason}")
     lines += _failure_lines(cohort, result)
@@ -544,6 +656,13 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
             f"Stopped by {name}; every answer that arrived is saved. Go on with: genworker run {cohort}"
         )
     return lines
+
+
+def _cost_line(progress: Progress) -> str:
+    cost = cost_text(progress.cost_usd, sorted(progress.unpriced))
+    tokens = f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out"
+    earlier = f"; all runs of this cohort: {dollars(progress.total_usd)}" if progress.earlier_usd else ""
+    return f"Cost {cost}{earlier}. {tokens}."
 
 
 def _failure_lines(cohort: str, result: RunResult) -> list[str]:

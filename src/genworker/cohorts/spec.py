@@ -334,12 +334,8 @@ class _Reader:
         allowed: set[tuple[str, ...]] = set()
         for place, values in enumerate(tuples):
             if len(values) != len(names):
-                self._place(
-                    where,
-                    line_of(place, None),
-                    f"{len(values)} values for {len(names)} axes",
-                    ", ".join(names),
-                )
+                what = f"{', '.join(values) or 'nothing'!r} is no tuple of {len(names)} values"
+                self._place(where, line_of(place, None), what, f"name one each of {', '.join(names)}")
                 continue
             for axis, value in zip(names, values, strict=True):
                 if value not in axes.values(axis) and axis not in self.unsure:
@@ -419,7 +415,8 @@ class _Reader:
             return None
         read = self.spec.read_table(name)
         if isinstance(read, Fault):
-            self.faults.append(read)
+            fix = "it lies beside the cohort.toml; its header names the axes, each row allows one tuple"
+            self.faults.append(replace(read, fix=read.fix or fix))
             return None
         names = tuple(cell.strip() for cell in read.header)
         stated = table.get("axes")

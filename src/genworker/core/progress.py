@@ -54,7 +54,11 @@ class Progress:
         calls: calls sent, retries included.
         answers: calls that brought an answer.
         input_tokens: as far as the endpoints count them.
-        earlier_usd: what earlier runs of the cohort have spent, where prices are known.
+        cost_usd: what this run has spent, where prices are known; calls without a known cost at the most
+            that they can have cost.
+        earlier_usd: what earlier runs of the cohort have spent, in the same way.
+        unpriced: models that were called and have no price.
+        expected_usd: what the plan said that this run would spend.
     """
 
     stages: dict[Stage, StageProgress] = field(default_factory=lambda: {s: StageProgress() for s in STAGES})
@@ -68,8 +72,17 @@ class Progress:
     reparsed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
     earlier_usd: Decimal = Decimal(0)
+    unpriced: set[str] = field(default_factory=set)
+    cap_usd: Decimal | None = None
+    expected_usd: Decimal | None = None
     _arrivals: deque[float] = field(default_factory=deque)
+
+    @property
+    def total_usd(self) -> Decimal:
+        """What all runs of the cohort have spent, where prices are known."""
+        return self.earlier_usd + self.cost_usd
 
     def answered(self, now_s: float) -> None:
         """Count an answer, for the rate."""

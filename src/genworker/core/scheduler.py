@@ -377,7 +377,8 @@ class Scheduler:
             order = self._earliest_first
         for stage in order:
             queue = lane.queues[stage]
-            if queue and (not self._parked or (number, stage) not in self._parked):
+            # Behind a job that does not fit the caps only those wait whose worst case is not reserved yet.
+            if queue and ((number, stage) not in self._parked or queue[0] in self._reserved):
                 lane.ready -= 1
                 lane.ready_children -= stage > 0
                 return queue.popleft()

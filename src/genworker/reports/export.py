@@ -7,6 +7,7 @@ rows have been drawn.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -95,19 +96,16 @@ class GenerationRow(NamedTuple):
     mode: str | None
 
 
-PARQUET_TYPES = {
-    name: {int: "BIGINT", float: "DOUBLE"}.get(kind, "VARCHAR")
-    for name, kind in {
-        "replicate": int,
-        "score": float,
-        "input_tokens": int,
-        "output_tokens": int,
-        "cached_input_tokens": int,
-        "reasoning_tokens": int,
-        "cost_usd": float,
-        "attempts": int,
-        "latency_s": float,
-    }.items()
+PARQUET_TYPES = dict.fromkeys(GenerationRow._fields, "VARCHAR") | {
+    "replicate": "BIGINT",
+    "score": "DOUBLE",
+    "input_tokens": "BIGINT",
+    "output_tokens": "BIGINT",
+    "cached_input_tokens": "BIGINT",
+    "reasoning_tokens": "BIGINT",
+    "cost_usd": "DOUBLE",
+    "attempts": "BIGINT",
+    "latency_s": "DOUBLE",
 }
 
 
@@ -288,13 +286,11 @@ def _text(value: object) -> str | None:
 
 
 def _whole(value: object) -> int | None:
-    known = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-    return value if known and isinstance(value, int) else None
+    return value if type(value) is int and abs(value) < 2**53 else None
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and isinstance(value, (int, float)) and value == value else None
+    return float(value) if type(value) in (int, float) and math.isfinite(value) else None  # type: ignore
 
 
 # Files
@@ -332,14 +328,17 @@ def jsonl_to_parquet(jsonl: Path, parquet: Path, longest_line_bytes: int) -> Non
     """
     import duckdb
 
-    columns = {name: PARQUET_TYPES.get(name, "VARCHAR") for name in GenerationRow._fields}
     with closing(duckdb.connect(config={"threads": 1, "memory_limit": "1GB"})) as database:
         try:
             database.execute(
                 "COPY (SELECT * FROM read_json($source, format = 'newline_delimited', columns = $columns, "
                 "maximum_object_size = $size)) TO '" + str(parquet).replace("'", "''") + "' "
                 "(FORMAT parquet, COMPRESSION zstd)",
-                {"source": str(jsonl), "columns": columns, "size": max(longest_line_bytes + 1024, 1 << 20)},
+                {
+                    "source": str(jsonl),
+                    "columns": PARQUET_TYPES,
+                    "size": max(longest_line_bytes + 1024, 1 << 20),
+                },
             )
         except duckdb.Error as error:
             raise StoreError(f"{parquet} cannot be written: {error}", path=str(parquet)) from error

@@ -48,6 +48,26 @@ def open_whole(path: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A name in a private directory beside `path` for a file that takes its place when the block ends.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            made = Path(scratch) / "made"
+            yield made
+            made.chmod(0o666 & ~_umask())
+            made.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno
+        ) from error
+
+
+@contextlib.contextmanager
 def replaced_directory(path: Path) -> Iterator[Path]:
     """A scratch directory that takes the place of `path` when the block ends without an error.
 

@@ -36,6 +36,8 @@ def open_csv(
         CsvFault: the file is absent, empty, a directory, not UTF-8, holds NUL, or a field is too long.
     """
     where = str(path)
+    if path.is_fifo() or path.is_char_device():  # to open one would wait for ever, or read without end
+        raise CsvFault(Fault("this is not a file", where=where))
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
