@@ -307,8 +307,8 @@ class _Planner:
             return None
         for stage, file in ((Stage.ESSAY, self.options.essays), (Stage.DRAFT, self.options.drafts)):
             if file is not None:
-                ids = read_id_list(file)
-                if not ids:
+                ids = self._read_list(file)
+                if not ids and not self.faults:
                     raise UsageError([Fault("the list names no generation", where=str(file))])
                 return stage, str(file), ids
         default = self.paths.selected_essays_txt
@@ -342,7 +342,12 @@ class _Planner:
 
     def _selected_essays(self) -> list[tuple[int, str]]:
         path = self.paths.selected_essays_txt
-        return read_id_list(path) if path.exists() else []
+        return self._read_list(path) if path.exists() else []
+
+    def _read_list(self, path: Path) -> list[tuple[int, str]]:
+        ids, faults = read_id_list(path)
+        self.faults += faults
+        return ids
 
     def _curated_axes(self, stage: Stage) -> Axes:
         templates, models = active(self.catalog)

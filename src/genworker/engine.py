@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -26,11 +27,12 @@ from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.generation import Answer, Failure, FailureKind, file_digest, finish
 from genworker.core.ids import id_fault
-from genworker.core.membership import Known, Membership
+from genworker.core.membership import Known, Membership, MembershipRow
 from genworker.core.plan import Plan, RowState, make_plan
+from genworker.core.prefixes import Frame, Prefix, frame, is_long, prefix_of
 from genworker.core.progress import Progress
 from genworker.core.prompts import child_values, draft_values
-from genworker.core.scheduler import JobState, Scheduler
+from genworker.core.scheduler import NO_LANE, JobState, Scheduler
 from genworker.core.selection import select
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import (
@@ -168,6 +170,9 @@ class CohortWork:
     answer_tokens: int | None = None
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
     _parents: dict[str | None, str] = field(default_factory=dict)
+    _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
+    _sharing: Counter[tuple[int, Stage, str, str]] = field(default_factory=Counter)
+    siblings: Callable[[int], Sequence[int]] = field(default=lambda job: ())
     routes: Routes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -215,9 +220,12 @@ class CohortWork:
         row = self.membership.rows[job]
         model_id = row.llm_model_id or ""
         route = self.route(job)
+        prefix = self._prefix(job, route, prompt)
         return CompletionRequest(
             model=route.model,
             prompt=prompt,
+            cache_at=() if prefix is None else prefix.cache_at,
+            prefix=None if prefix is None else prefix.name,
             sampling=self.sampling(row.stage, model_id, route.endpoint, row.gen_id),
             timeout_s=self.project.loaded.settings.endpoints[route.endpoint].timeout_s,
         )
@@ -235,9 +243,37 @@ class CohortWork:
         """See `genworker.ports.Work.cost`."""
         return cost(self.route(job), usage)
 
-    def shared_prefix(self, job: int, request: CompletionRequest) -> str | None:
-        """See `genworker.ports.Work.shared_prefix`."""
-        return None
+    def _prefix(self, job: int, route: Route, prompt: str) -> Prefix | None:
+        """The beginnings of a prompt that the endpoint is asked to keep, where that pays."""
+        endpoint = self.project.loaded.settings.endpoints[route.endpoint]
+        if endpoint.kind != "anthropic" or not endpoint.prompt_cache or not is_long(len(prompt)):
+            return None
+        row = self.membership.rows[job]
+        shape = self._frame(row.stage, row.template_id)
+        if shape is None:
+            return None
+        rows, lanes, lane = self.membership.rows, self.routes.lanes, self.routes.lanes[job]
+        if not self._sharing:
+            called = (other for other, number in enumerate(lanes) if number != NO_LANE)
+            self._sharing.update((lanes[other], *_prompt_family(rows[other])) for other in called)
+        alike = [rows[other] for other in self.siblings(job) if lanes[other] == lane]
+        frames = [self._frame(other.stage, other.template_id) for other in alike]
+        same_template = self._sharing[lane, *_prompt_family(row)]
+        same_prompt = sum(1 for other in alike if other.template_id == row.template_id)
+        return prefix_of(
+            prompt,
+            shape,
+            model=route.model,
+            same_template=same_template,
+            same_text=sum(1 for other in frames if other is not None and other.head == shape.head),
+            same_prompt=same_template if row.stage is Stage.DRAFT else same_prompt,
+        )
+
+    def _frame(self, stage: Stage, template_id: str) -> Frame | None:
+        key = (stage, template_id)
+        if key not in self._frames:
+            self._frames[key] = frame(self.templates.get(stage, template_id))
+        return self._frames[key]
 
     def facts(self, job: int) -> dict[str, Any]:
         """See `genworker.ports.Work.facts`."""
@@ -285,6 +321,11 @@ class CohortWork:
             "fallback": route.is_fallback,
             "sampling": request.sampling.to_json(),
         }
+
+
+def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
+    """What a prompt's beginning depends on, beside its parent: drafts of one combo are asked alike."""
+    return row.stage, row.template_id, row.combo_id if row.stage is Stage.DRAFT else ""
 
 
 # Checks before anything is paid for
@@ -651,8 +692,13 @@ class _Engine:
     async def run(self) -> RunResult:
         """Run; signals are heard from the beginning to the end of it."""
         loop = asyncio.get_running_loop()
-        # What is ignored stays ignored: nohup and background jobs of a script rely on it.
-        numbers = [number for number in DRAINING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        # An ignored hangup stays ignored: nohup relies on it. An ignored SIGINT does not: a script's background
+        # jobs begin with it ignored, and `kill -INT` is how they are asked to stop.
+        numbers = [
+            number
+            for number in DRAINING_SIGNALS
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+        ]
         for number in numbers:
             loop.add_signal_handler(number, self._interrupt, number)
         try:
@@ -830,6 +876,8 @@ class _Engine:
             retry=retry_policy(settings, self.options.max_wait_s),
             budget=budget,
         )
+        parents = self.membership.parents
+        self.work.siblings = lambda job: scheduler.children(parents[job]) if parents[job] >= 0 else (job,)
         return scheduler, routes.lanes, [by_endpoint[spec.endpoint] for spec in specs]
 
     def _budget(self, jobs: Sequence[int]) -> Budget:

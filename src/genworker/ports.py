@@ -105,10 +105,6 @@ class Work(Protocol):
         """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
         ...
 
-    def shared_prefix(self, job: int, request: CompletionRequest) -> str | None:
-        """A name for the beginning of the prompt that other calls share and a cache is to keep, if any."""
-        ...
-
     def facts(self, job: int) -> dict[str, Any]:
         """What the metadata say of the job, whatever the answer."""
         ...

@@ -302,8 +302,7 @@ class Runner:
     def _clear(self, job: int, attempt: int, request: CompletionRequest) -> bool:
         """Have the call's worst case reserved, and leave a record of it that outlives this process."""
         worst = self._work.worst_case(job, request)
-        prefix = self._work.shared_prefix(job, request)
-        if not self._scheduler.clear(job, worst, self._clock(), prefix):
+        if not self._scheduler.clear(job, worst, self._clock(), request.prefix):
             self._pump()
             return False
         row = self._membership.rows[job]

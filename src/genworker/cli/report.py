@@ -255,7 +255,7 @@ def write_export(rows: Iterator[GenerationRow], output: Path, chosen: ExportForm
         lines = scratch.with_suffix(".jsonl")
         with lines.open("w", encoding="utf-8") as stream:
             count, longest = write_jsonl(rows, stream)
-        jsonl_to_parquet(lines, scratch, 4 * longest)
+        jsonl_to_parquet(lines, scratch, longest)
     return count
 
 

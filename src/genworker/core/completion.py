@@ -91,6 +91,7 @@ class CompletionRequest:
         timeout_s: deadline of the whole call, in seconds, from sending to the last byte.
         cache_at: lengths of the prompt's beginnings, in characters and rising, that other calls share and
             that are to be kept in the endpoint's prompt cache, where it has one that must be asked for.
+        prefix: a name for the longest of them, the same for all calls that share it.
     """
 
     model: str
@@ -98,6 +99,7 @@ class CompletionRequest:
     sampling: Sampling
     timeout_s: float
     cache_at: tuple[int, ...] = ()
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

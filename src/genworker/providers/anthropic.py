@@ -73,7 +73,7 @@ class AnthropicProvider:
         body: dict[str, Any] = {
             "model": request.model,
             "max_tokens": sampling.max_tokens,
-            "messages": [{"role": "user", "content": request.prompt}],
+            "messages": [{"role": "user", "content": _content(request)}],
         }
         if sampling.system is not None:
             body["system"] = sampling.system
@@ -124,6 +124,21 @@ class AnthropicProvider:
             quotas=quotas(response.headers.raw, time.time()),
             request_id=request_id_of(response.headers) or str(record.get("id") or "") or None,
         )
+
+
+def _content(request: CompletionRequest) -> str | list[dict[str, Any]]:
+    """The prompt, in blocks where its beginnings are to be cached. An empty block would be refused."""
+    if not request.cache_at:
+        return request.prompt
+    blocks: list[dict[str, Any]] = []
+    begin = 0
+    for end in request.cache_at:
+        text = request.prompt[begin:end]
+        blocks.append({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
+        begin = end
+    if rest := request.prompt[begin:]:
+        blocks.append({"type": "text", "text": rest})
+    return blocks
 
 
 def _usage(record: object) -> Usage:

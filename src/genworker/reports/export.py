@@ -109,6 +109,10 @@ PARQUET_TYPES = dict.fromkeys(GenerationRow._fields, "VARCHAR") | {
 }
 
 
+ROW_GROUP_ROWS = 2048
+"""Rows that a Parquet writer holds in memory."""
+
+
 class _Facts(NamedTuple):
     """What a descendant's row says of an ancestor."""
 
@@ -299,24 +303,22 @@ def _number(value: object) -> float | None:
 def write_jsonl(
     rows: Iterator[GenerationRow], stream: TextIO, *, ascii_only: bool = False
 ) -> tuple[int, int]:
-    """Write a JSON object per line; returns (rows, characters of the longest line).
+    """Write a JSON object per line; returns (rows, bytes of the longest line).
 
     Args:
         ascii_only: escape all that is not ASCII, for a terminal: it must not obey what a model wrote.
     """
     count = longest = 0
     for row in rows:
-        record = row._asdict()
-        line = _ascii_line(record) if ascii_only else orjson.dumps(record).decode()
-        stream.write(line)
-        stream.write("\n")
+        line = _ascii_line(row._asdict()) if ascii_only else orjson.dumps(row._asdict())
+        stream.write(f"{line.decode()}\n")
         count += 1
         longest = max(longest, len(line))
     return count, longest
 
 
-def _ascii_line(record: Mapping[str, Any]) -> str:
-    return json.dumps(record).replace("\x7f", "\\u007f")
+def _ascii_line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record).replace("\x7f", "\\u007f").encode()
 
 
 def jsonl_to_parquet(jsonl: Path, parquet: Path, longest_line_bytes: int) -> None:
@@ -328,12 +330,13 @@ def jsonl_to_parquet(jsonl: Path, parquet: Path, longest_line_bytes: int) -> Non
     """
     import duckdb
 
-    with closing(duckdb.connect(config={"threads": 1, "memory_limit": "1GB"})) as database:
+    target = str(parquet).replace("'", "''")
+    with closing(duckdb.connect(config={"threads": 1})) as database:
         try:
             database.execute(
                 "COPY (SELECT * FROM read_json($source, format = 'newline_delimited', columns = $columns, "
-                "maximum_object_size = $size)) TO '" + str(parquet).replace("'", "''") + "' "
-                "(FORMAT parquet, COMPRESSION zstd)",
+                f"maximum_object_size = $size)) TO '{target}' "
+                f"(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP_ROWS})",
                 {
                     "source": str(jsonl),
                     "columns": PARQUET_TYPES,

@@ -135,16 +135,13 @@ def read_registered_combos(paths: Paths) -> dict[str, Combo]:
     return read_combos(paths.combo_mappings_csv, [])
 
 
-def read_id_list(path: Path) -> list[tuple[int, str]]:
-    """(line, gen_id) of a curated list.
+def read_id_list(path: Path) -> tuple[list[tuple[int, str]], list[Fault]]:
+    """(line, gen_id) of a curated list, and a fault for each line that is no id.
 
     Raises:
-        ConfigError, UsageError: it cannot be read; or lines of it are no ids, every one named.
+        ConfigError: it cannot be read.
     """
-    ids, faults = read_ids(_read_text(path), str(path))
-    if faults:
-        raise UsageError(faults, title=f"{path} is refused")
-    return ids
+    return read_ids(_read_text(path), str(path))
 
 
 def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Mapping[str, Any] | str:
