@@ -692,7 +692,7 @@ class _Engine:
     async def run(self) -> RunResult:
         """Run; signals are heard from the beginning to the end of it."""
         loop = asyncio.get_running_loop()
-        # An ignored hangup stays ignored: nohup relies on it. An ignored SIGINT does not: a script's background
+        # An ignored hangup stays ignored: nohup relies on it. Not so an ignored SIGINT: a script's background
         # jobs begin with it ignored, and `kill -INT` is how they are asked to stop.
         numbers = [
             number
@@ -758,7 +758,7 @@ class _Engine:
                 journal=journal,
                 progress=self.progress,
                 replace=self._replaced(jobs),
-                salvage=lambda: self._salvage(store, journal),
+                salvage=lambda: self._salvage_the_dead(store, journal),
             )
             outcome = await self._supervise(runner, scheduler)
             result = RunResult(
@@ -801,6 +801,11 @@ class _Engine:
         for name in ("committed", "kept_aside", "dropped"):
             for stage, gen_id in getattr(sweep, name):
                 journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
+
+    async def _salvage_the_dead(self, store: FilesystemStore, journal: RunJournal) -> None:
+        """`_salvage` in mid-run: another worker may have died since, with answers that are not in place."""
+        if store.a_run_has_died():
+            await self._salvage(store, journal)
 
     def _check_places(self, jobs: Sequence[int], journal: RunJournal) -> None:
         """Refuse what a commit would refuse, before it is paid for: links, and a disk without room."""

@@ -62,8 +62,8 @@ class Runner:
         lanes: each job's lane.
         providers: the provider of each lane.
         replace: jobs whose answers replace what stands in the store.
-        salvage: brings in what dead workers had on disk; called when one died over a generation that
-            this run waits for.
+        salvage: brings in what workers that have died had on disk; called before a generation is paid
+            for, since one of them may have been at it.
     """
 
     def __init__(
@@ -250,8 +250,7 @@ class Runner:
         if job in self._replace and not waited:
             return True
         theirs = await self._store.find(row.stage, row.gen_id)
-        if theirs is None and waited and self._salvage is not None:
-            # Whoever had it gave up or died; its answer may be on disk all the same.
+        if theirs is None and self._salvage is not None:
             async with self._salvaging:
                 await self._salvage()
             theirs = await self._store.find(row.stage, row.gen_id)

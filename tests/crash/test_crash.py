@@ -38,11 +38,13 @@ def _each(family: str, count: int) -> list[Case]:
 
 CATCHES: dict[str, list[Case]] = {
     "no_staging": _kills(range(45, 90, 2)),
-    "metadata_last": _kills(range(45, 90)),
+    "metadata_last": [
+        Case("kill", {"kind": "kill-after", "step": step, "names": ["renameat2"]}) for step in range(4, 10)
+    ],
     "no_sync": _each("order", 1),
     "no_directory_sync": _each("order", 1),
-    "no_lock": _each("twins", 3),
-    "blind_sweep": _each("twins", 60)[2::3],
+    "no_lock": _each("twins", 6),
+    "blind_sweep": _each("twins", 90)[2::3],
     "drain_off": _each("signal", 20),
     "no_claim": _each("cousins", 8),
     "parse_first": _each("kill in the parser", 2),
@@ -59,7 +61,7 @@ CATCHES: dict[str, list[Case]] = {
     "gives_up_at_once": _each("healed", 4),
     "keeps_buying": _each("stops buying", 2),
     "replaced_is_deleted": [Case("kill in a retry", seed=seed) for seed in (200, 201)],
-    "replaced_in_two_steps": _each("kill in a retry", 60),
+    "replaced_in_two_steps": _each("kill in a retry", 46)[30:],
 }
 """For each bug the cases of which at least one must go wrong, and does go right without it."""
 

@@ -108,10 +108,7 @@ def observe(root: Path, api: str, fault: str) -> Outcome:
     tries = "as long as it lasts" if calls > 7 else str(calls)
     if calls > 1 and stopped:
         tries = "until `--max-wait`"
-    if stopped:
-        then = "endpoint stopped" if len(stopped) > 1 else "lane stopped"
-    else:
-        then = "row failed"
+    then = ("row failed", "lane stopped", "endpoint stopped")[len(stopped)]
     if metadata is not None:
         failure = metadata["failure"]
         then = "**done**" if failure is None else f"kept as *{failure['kind']}*"

@@ -200,7 +200,7 @@ def play(
     noise = [math.exp(draw.gauss(0.0, 1.0)) for _ in range(count)]
     now, steps = 0.0, 0
     events: list[tuple[float, int, int, ProviderError | Completion, bool]] = []
-    real: dict[int, Charge] = {}
+    charges: dict[int, tuple[Charge, Charge]] = {}
     work = [0.0] * lineages
     ends = [0.0] * len(models)
     answers: list[tuple[float, int]] = []
@@ -210,8 +210,9 @@ def play(
         while (start := scheduler.next_start(now)) is not None:
             job = start.job
             steps += 1
-            worst, real[job] = charge(draw) if charge else (Charge(calls=1), Charge(calls=1))
-            if not scheduler.clear(job, worst, now):
+            if job not in charges:
+                charges[job] = charge(draw) if charge else (Charge(calls=1), Charge(calls=1))
+            if not scheduler.clear(job, charges[job][0], now):
                 continue
             server = servers[lanes[job]]
             delay, outcome = server.take(now, server.model.latency_s * noise[job] ** server.model.sigma)
@@ -229,7 +230,7 @@ def play(
             if served:
                 servers[lane].in_flight -= 1
             if isinstance(outcome, Completion):
-                scheduler.answered(job, outcome, now, real[job])
+                scheduler.answered(job, outcome, now, charges[job][1])
                 ends[lane] = now
                 answers.append((now, lane))
                 if barrier and job < count - lineages:

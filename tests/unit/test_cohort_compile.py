@@ -22,7 +22,7 @@ from genworker.cohorts.manifest import derived_cohort_id
 from genworker.core.catalog import Catalog, Combo
 from genworker.core.ids import combo_id
 from genworker.core.membership import MembershipRow
-from genworker.core.stages import STAGES, Stage
+from genworker.core.stages import STAGES
 from support.cohorts import REGISTERS, Experiment, make_catalog, oracle_id
 
 DRAFT, ESSAY, EVALUATION = STAGES
@@ -130,7 +130,7 @@ def test_more_replicates_keep_every_id() -> None:
             "there are 1 active concepts, too few for combos of 2",
             "concepts_metadata.csv",
         ),
-        (make_catalog(models=()), "no model is marked for_generation", "llm_models.csv"),
+        (make_catalog(models=(), judges=("x",)), "no model is marked for_generation", "llm_models.csv"),
         (make_catalog(judges=()), "no model is marked for_evaluation", "llm_models.csv"),
         (
             make_catalog(templates={DRAFT: (), ESSAY: ("e",), EVALUATION: ("v",)}),

@@ -11,6 +11,8 @@ from genworker.cli.app import say
 from genworker.core.stages import STAGES, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from genworker.core.generation import Failure
     from genworker.core.plan import Plan
     from genworker.engine import Project, Redo
@@ -65,17 +67,28 @@ def stale_lines(cohort: str, stages: dict[str, Any]) -> list[str]:
     ]
 
 
-def redo_stale(project: Project, cohort: str) -> Redo:
-    """The choice of a run with ``--refresh stale``."""
+def redo_stale(
+    project: Project,
+    cohort: str,
+    stages: Collection[Stage] | None = None,
+    only: Collection[str] | None = None,
+) -> Redo:
+    """The choice of a run with ``--refresh stale``, out of what the run is about."""
     from genworker.core.plan import RowState
     from genworker.engine import open_membership, plan_cohort
     from genworker.freshness import find_stale
 
-    planned = plan_cohort(project, open_membership(project, cohort, strict=True))
+    membership = open_membership(project, cohort, strict=True)
+    planned = plan_cohort(project, membership)
     found = find_stale(project, planned, limit=None)
     assert found is not None, "there is no limit"
+    rows = membership.rows
     again = {
-        job for job in found.with_descendants() if planned.states[job] in (RowState.DONE, RowState.FAILED)
+        job
+        for job in found.with_descendants()
+        if planned.states[job] in (RowState.DONE, RowState.FAILED)
+        and (not stages or rows[job].stage in stages)
+        and (not only or rows[job].gen_id in only)
     }
     parts = [
         f"{number} {stage.value}s ({kind.value} changed)"

@@ -137,7 +137,7 @@ def run(
         frozenset(stage) if stage else None,
         frozenset(only) if only else None,
         limit=limit,
-        redo=None if refresh is None else redo_stale(project, cohort),
+        redo=None if refresh is None else redo_stale(project, cohort, stage, only),
         if_locked=if_locked,
         caps=Caps(max_cost, max_calls, max_tokens),
         max_wait_s=max_wait,

@@ -33,11 +33,9 @@ class Frame:
 
 def frame(template: PromptTemplate) -> Frame | None:
     """Find it by rendering a mark; ``None`` where the template does not show it as it is."""
-    values = (
-        draft_values([(_MARK, _MARK)])
-        if template.stage is Stage.DRAFT
-        else child_values(template.stage, _MARK)
-    )
+    values = child_values(template.stage, _MARK)
+    if template.stage is Stage.DRAFT:
+        values = draft_values([(_MARK, _MARK)])
     try:
         parts = template.render(values).split(_MARK)
     except TemplateError:

@@ -406,8 +406,11 @@ class Scheduler:
             self.states[job] = JobState.BACKING_OFF
             heapq.heappush(self._backing_off, (self._prefixes[prefix][0], job))
             return False
-        if job in self._reserved:
+        held = self._reserved.get(job)
+        if held == worst:
             return True
+        if held is not None:  # another lane, another price
+            self.budget.settle(self._reserved.pop(job), Charge())
         if self.budget.reserve(worst):
             self._reserved[job] = worst
             return True

@@ -71,6 +71,11 @@ def _mend(word: str) -> tuple[tuple[str, ...], str]:
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\b(?=\w*\d)\w{6,}\b|\b\d{4,}\b|\b\d+\.\d+\b")
 
 
+def cause_of(reason: str) -> str:
+    """A reason without what differs from row to row: quotations, ids, long numbers."""
+    return _VARYING.sub("…", reason)
+
+
 def failure_groups(scores: Scores) -> list[FailureGroup]:
     """Everything of the plan that is not done, by cause, the most frequent first."""
     groups: dict[tuple[str, str, Stage], FailureGroup] = {}
@@ -78,7 +83,7 @@ def failure_groups(scores: Scores) -> list[FailureGroup]:
     troubles += [(e.row, e.error) for e in scores.evaluations if e.error is not None]
     for row, reason in troubles:
         word, _, rest = reason.partition(": ")
-        cause = _VARYING.sub("…", rest)
+        cause = cause_of(rest)
         group = groups.get((word, cause, row.stage))
         if group is None:
             group = groups[word, cause, row.stage] = FailureGroup(word, cause, row.stage)

@@ -208,6 +208,8 @@ class FilesystemStore:
         self._devices: dict[Stage, int] = {}
         self._replaced: set[str] = set()
         self._whole: dict[str, Answer] = {}
+        self._runs_stamp = 0
+        self._other_runs: set[str] = set()
         self._can_sync_filesystem = syncs_report_errors()
         self._claims: Claims | None = None
         self._log: AnswerLog | None = None
@@ -285,6 +287,27 @@ class FilesystemStore:
 
     def _staging(self, stage: Stage) -> str:
         return f"{self.paths.stage_dir(stage)}/{STAGING_PREFIX}{self.run_id}"
+
+    def a_run_has_died(self) -> bool:
+        """Whether another run has ended without cleaning up, so that its answers may wait for a sweep.
+
+        One look at the directory of runs, and at the lock of each other run that there is.
+        """
+        place = self.paths.runs_dir
+        try:
+            stamp = place.stat().st_mtime_ns
+        except OSError:
+            return False
+        if stamp != self._runs_stamp:  # a run has begun or ended
+            self._runs_stamp = stamp
+            self._other_runs = _locked_runs(self.paths) - {self.run_id}
+        for run_id in self._other_runs:
+            lock = FileLock(self.paths.run_lock_path(run_id), self._file_mode)
+            with contextlib.suppress(StoreError):
+                if lock.path.exists() and lock.acquire():
+                    lock.release()
+                    return True
+        return False
 
     # Claims
 

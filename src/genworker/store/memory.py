@@ -1,4 +1,4 @@
-"""A store in memory, for tests, simulations and notebooks: the filesystem store's behaviour without a disk."""
+"""A store in memory, for tests, simulations and notebooks: what the filesystem store does, without a disk."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""Caps over real sockets: 64 in flight, random usage, failures, kills; and what cannot be kept is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.llm_server import LLMServer, Options
+from support.project import COHORT, Project, make_project, membership_rows
+
+SETTINGS = """
+default_endpoint = "test"
+[endpoints.test]
+kind = "openai"
+base_url = "{url}"
+max_concurrency = 64
+max_tokens = 120
+timeout_s = 2
+{price}
+[retries]
+base_s = 0.05
+cap_s = 0.2
+"""
+PRICE = "price = { input = 3, output = 15 }"
+
+
+def configured(root: Path, server: LLMServer, price: str = PRICE, replicates: int = 100) -> Project:
+    project = make_project(root, membership_rows(essays=("rewrite",), replicates=replicates))
+    project.configure(SETTINGS.format(url=server.openai_url, price=price))
+    return project
+
+
+def bill(server: LLMServer) -> Decimal:
+    """The most that the server's owner may charge: every paid request, at the length of the longest answer."""
+    tokens = sum(-(-len(record.prompt) // 4) * 3 + 120 * 15 for record in server.records if record.paid)
+    return Decimal(tokens) / 1_000_000
+
+
+def test_a_cap_holds_over_failures_and_three_kills(tmp_path: Path) -> None:
+    faults: Mapping[str, float] = {
+        "503": 0.03,
+        "reset-mid-body": 0.03,
+        "half-json": 0.03,
+        "no-usage": 0.03,
+        "429@retry-after-ms=0.1": 0.02,
+    }
+    options = Options(latency_s=0.05, latency_sigma=0.6, words=80, failure_rates=faults)
+    draw = random.Random(7)
+    cap = Decimal("0.60")
+    with LLMServer(options).in_thread() as server:
+        project = configured(tmp_path, server)
+        arguments = ("run", COHORT, "--max-cost", str(cap), "--json", "-q")
+        for _ in range(3):
+            process = project.start(*arguments)
+            until = server.received + draw.randrange(10, 60)
+            deadline = time.monotonic() + 30
+            while process.poll() is None and server.received < until and time.monotonic() < deadline:
+                time.sleep(0.005)
+            process.kill()
+            process.communicate()
+        last = project.run(*arguments)
+        result: dict[str, Any] = json.loads(last.stdout)
+        again = project.run(*arguments)
+        spent = Decimal(result["cohort_cost_usd"])
+        assert last.returncode == again.returncode == 3, last.stderr
+        assert result["capped"] == f"--max-cost {cap} USD"
+        assert spent <= cap
+        assert spent >= Decimal("0.95") * cap
+        assert Decimal(json.loads(again.stdout)["cohort_cost_usd"]) <= cap
+        assert bill(server) <= cap
+        recorded = [
+            json.loads(path.read_text(encoding="utf-8"))["cost_usd"]
+            for path in project.paths.gens_root.glob("*/*/metadata.json")
+        ]
+        assert any(recorded)
+        assert sum(Decimal(cost) for cost in recorded if cost is not None) <= spent
+
+
+def test_calls_and_tokens_are_capped_over_all_runs(tmp_path: Path) -> None:
+    with LLMServer(Options(words=40)).in_thread() as server:
+        project = configured(tmp_path, server)
+        for cap in ("5", "12", "12"):
+            assert project.run("run", COHORT, "--max-calls", cap, "-q").returncode == 3
+            assert server.paid == int(cap)
+        done = project.run("run", COHORT, "--max-tokens", "9000", "--json", "-q")
+        assert done.returncode == 3
+        journals = project.paths.runs_dir.glob("*.jsonl")
+        usages = [
+            json.loads(line)["usage"]
+            for path in journals
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if '"event":"answered"' in line
+        ]
+        used = sum(usage["input_tokens"] + usage["output_tokens"] for usage in usages)
+        assert len(usages) == server.paid
+        assert used <= 9000
+
+
+def test_spending_is_known_without_the_journals(tmp_path: Path) -> None:
+    with LLMServer(Options(words=40)).in_thread() as server:
+        project = configured(tmp_path, server)
+        assert project.run("run", COHORT, "--max-calls", "6", "-q").returncode == 3
+        for path in project.paths.runs_dir.glob("*.jsonl"):
+            path.unlink()
+        assert project.run("run", COHORT, "--max-calls", "6", "-q").returncode == 3
+        assert server.paid == 6
+
+
+def test_a_cap_that_could_not_be_kept_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    with LLMServer(Options(words=40)).in_thread() as server:
+        project = configured(tmp_path, server, price="")
+        refused = project.run("run", COHORT, "--max-cost", "1")
+        assert refused.returncode == 2
+        assert "no known price" in refused.stderr
+        assert '[models."alpha".price]' in refused.stderr
+        planned = project.run("plan", COHORT, "--max-cost", "1")
+        assert planned.returncode == 2
+        text = project.config.read_text(encoding="utf-8").replace("max_tokens = 120\n", PRICE + "\n")
+        project.configure(text)
+        refused = project.run("run", COHORT, "--max-cost", "1")
+        assert refused.returncode == 2
+        assert "max_tokens" in refused.stderr
+        assert server.received == 0
+
+
+@pytest.mark.parametrize("amount", ["-1", "much", "nan", "inf"])
+def test_an_amount_that_is_none_is_a_usage_error(tmp_path: Path, amount: str) -> None:
+    project = make_project(tmp_path)
+    project.use_script()
+    assert project.run("run", COHORT, "--max-cost", amount).returncode == 2
+
+
+def test_a_plan_tells_what_a_run_then_costs(tmp_path: Path) -> None:
+    with LLMServer(Options(words=60)).in_thread() as server:
+        project = configured(tmp_path, server, replicates=10)
+        before = json.loads(project.run("plan", COHORT, "--json").stdout)
+        assert {group["from_own_answers"] for group in before["models"]} == {0}
+        assert Decimal(before["cost_usd"]) > 0
+        project.run("run", COHORT, "--limit", "40", "-q")
+        first = json.loads(project.run("status", COHORT, "--json").stdout)["done"]
+        plan = json.loads(project.run("plan", COHORT, "--json").stdout)
+        assert plan["calls"] + first == 84
+        told = Decimal(plan["cost_usd"])
+        result = json.loads(project.run("run", COHORT, "--json", "-q").stdout)
+        assert result["calls"] == plan["calls"]
+        assert abs(Decimal(result["cost_usd"]) - told) <= Decimal("0.15") * told
+        assert server.paid == 84
+
+
+def test_unpriced_is_said_and_never_zero(tmp_path: Path) -> None:
+    with LLMServer(Options(words=40)).in_thread() as server:
+        project = configured(tmp_path, server, price="", replicates=1)
+        assert "unpriced: alpha" in project.run("plan", COHORT).stdout
+        shown = project.run("run", COHORT, "--plain").stderr
+        assert "unpriced: alpha" in shown
+        assert "$0.00" not in shown
+        metadata = next(project.paths.gens_root.glob("draft/*/metadata.json"))
+        assert json.loads(metadata.read_text(encoding="utf-8"))["cost_usd"] is None

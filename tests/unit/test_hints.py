@@ -1,0 +1,88 @@
+"""What headers say: waits and limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from genworker.core.hints import Quantity, Quota, quotas, reset_s, retry_after_s
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({}, None),
+        ({"retry-after-ms": "150", "retry-after": "9"}, 0.15),
+        ({"retry-after": "3600"}, 3600.0),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "Fri, 15 Jan 2027 08:00:30 GMT"}, 30.0),
+        ({"retry-after": "soon"}, None),
+        ({"x-ratelimit-reset-requests": "1s", "x-ratelimit-reset-tokens": "6m0s"}, 360.0),
+        ({"anthropic-ratelimit-requests-reset": "2027-01-15T08:01:00Z"}, 60.0),
+        ({"retry-after": "2", "x-ratelimit-reset-tokens": "6m0s"}, 2.0),
+    ],
+)
+def test_the_wait_is_what_the_endpoint_asks_for(headers: dict[str, str], wait: float | None) -> None:
+    assert retry_after_s(headers, NOW) == (None if wait is None else pytest.approx(wait))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1m30s", 90.0),
+        ("250ms", 0.25),
+        ("6h0m12.5s", 21_612.5),
+        ("7", 7.0),
+        (str(int(NOW) + 40), 40.0),
+        (str(int(NOW * 1000) + 40_000), 40.0),
+        ("2027-01-15T08:00:05+00:00", 5.0),
+        ("2020-01-01T00:00:00Z", 0.0),
+        ("", None),
+        ("tomorrow", None),
+    ],
+)
+def test_reset_times_in_every_format(text: str, seconds: float | None) -> None:
+    assert reset_s(text, NOW) == (None if seconds is None else pytest.approx(seconds))
+
+
+def raw(**headers: str) -> list[tuple[bytes, bytes]]:
+    return [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+
+
+def test_an_openai_server_announces_requests_and_tokens() -> None:
+    found = quotas(
+        raw(
+            x_ratelimit_limit_requests="1200",
+            X_RateLimit_Remaining_Requests="300",
+            x_ratelimit_reset_requests="45s",
+            x_ratelimit_limit_tokens="2000000",
+        ),
+        NOW,
+    )
+    assert found == (
+        Quota(Quantity.REQUESTS, 1200.0, 0.25),
+        Quota(Quantity.TOKENS, 2_000_000.0, None),
+    )
+
+
+def test_anthropic_announces_input_and_output_as_well() -> None:
+    found = quotas(
+        raw(
+            anthropic_ratelimit_input_tokens_limit="400000",
+            anthropic_ratelimit_input_tokens_remaining="0",
+            anthropic_ratelimit_input_tokens_reset="2027-01-15T08:00:10Z",
+            anthropic_ratelimit_output_tokens_limit="80000",
+        ),
+        NOW,
+    )
+    assert found == (Quota(Quantity.INPUT, 400_000.0, 0.0), Quota(Quantity.OUTPUT, 80_000.0, None))
+
+
+def test_a_daily_allowance_is_not_one_per_minute() -> None:
+    assert quotas(raw(x_ratelimit_limit_requests="200", x_ratelimit_reset_requests="7m12s"), NOW) == ()
+
+
+@pytest.mark.parametrize("value", ["", "many", "-5", "0", "1e9", "nan"])
+def test_nonsense_announces_nothing(value: str) -> None:
+    assert quotas(raw(x_ratelimit_limit_requests=value), NOW) == ()
