@@ -41,7 +41,7 @@ def test_a_signal_drains_and_costs_nothing(tmp_path: Path, number: signal.Signal
     with LLMServer(Options(latency_s=0.3, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         worker = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 4)
+        server.wait_until(lambda it: it.received >= 4, timeout_s=60)
         worker.send_signal(number)
         returned, said = finish(worker)
         assert returned == code, said
@@ -58,7 +58,7 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     with LLMServer(Options(latency_s=20, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         worker = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 2)
+        server.wait_until(lambda it: it.received >= 2, timeout_s=60)
         worker.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert worker.poll() is None, "the first one waits for what is in flight"
@@ -66,7 +66,7 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
         worker.send_signal(signal.SIGINT)
         code, said = finish(worker)
         assert code == 130
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         assert "Traceback" not in said
 
 
@@ -74,11 +74,11 @@ def test_the_drain_has_a_deadline(tmp_path: Path) -> None:
     with LLMServer(Options(latency_s=30, words=12)).in_thread() as server:
         project = project_at(tmp_path, server, top="drain_timeout_s = 0.5")
         worker = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 2)
+        server.wait_until(lambda it: it.received >= 2, timeout_s=60)
         began = time.monotonic()
         worker.send_signal(signal.SIGTERM)
         assert finish(worker)[0] == 143
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
     with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         worker = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 2)
+        server.wait_until(lambda it: it.received >= 2, timeout_s=60)
         place = project.paths.stage_dir("draft")
         if subprocess.run(["chattr", "+i", str(place)], capture_output=True).returncode:
             finish(worker)
@@ -100,7 +100,7 @@ def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
             began = time.monotonic()
             code, said = finish(worker)
             assert code == 130
-            assert time.monotonic() - began < 4, "it did not wait for the disk any longer"
+            assert time.monotonic() - began < 15, "it did not wait for the disk any longer"
             assert "NOT STORED" in said
         finally:
             subprocess.run(["chattr", "-i", str(place)], check=True)
@@ -120,7 +120,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
         ) as worker:
-            server.wait_until(lambda it: it.received >= 2)
+            server.wait_until(lambda it: it.received >= 2, timeout_s=60)
             worker.send_signal(signal.SIGHUP)
             assert finish(worker)[0] == 0
 

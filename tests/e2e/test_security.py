@@ -169,7 +169,7 @@ def test_a_template_reaches_nothing_and_ends(tmp_path: Path, template: str) -> N
     assert done.returncode == 2, said(done)
     assert "plain.txt" in done.stderr
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     assert "root:" not in said(done)
 
 
@@ -211,7 +211,7 @@ def test_hostile_text_is_kept_and_shown_without_harm(tmp_path: Path, name: str) 
         project.use_server(server.openai_url)
         began = time.monotonic()
         done = project.run("run", COHORT, "--plain", "-v")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
         assert done.returncode in (0, 1), said(done)
         assert "Traceback" not in said(done)
         assert not CONTROL.search(said(done))
@@ -219,7 +219,7 @@ def test_hostile_text_is_kept_and_shown_without_harm(tmp_path: Path, name: str) 
         assert len(raw) >= len(text) - 2
         assert torn(project.data) == []
         assert server.paid == len(ROWS)
-        for verb in ("status", "verify"):
+        for verb in ("status", "verify") if name in ("controls", "bidi") else ():
             assert not CONTROL.search(said(project.run(verb)))
 
 
@@ -244,7 +244,7 @@ def test_hostile_bodies_are_capped_and_what_was_paid_is_kept(tmp_path: Path, fau
         done = subprocess.run(
             command, cwd=project.root, env=clean_environment(), capture_output=True, text=True
         )
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 60
         assert done.returncode in (0, 1), said(done)
         assert "Traceback" not in said(done)
         raw = list(project.paths.stage_dir("draft").glob("*/raw.txt"))
@@ -300,23 +300,35 @@ LOUD = {
 }
 
 
-@pytest.mark.parametrize("kind", ["openai", "anthropic"])
-@pytest.mark.parametrize(
-    "fault",
-    ["401-echo", "500", "400", "429@retry-after=0", "reset", "half-json", "html=502", "cut", "surrogate"],
+EVERY_FAULT = (
+    "500",
+    "429@retry-after=0",
+    "reset",
+    "half-json",
+    "html=502",
+    "cut",
+    "surrogate",
+    "bad-utf8",
+    "400",
 )
-def test_the_key_appears_nowhere(tmp_path: Path, kind: str, fault: str) -> None:
-    with LLMServer(Options(rules=(Rule(fault, first_requests=2),), words=12)).in_thread() as server:
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic"])
+@pytest.mark.parametrize("faults", [("401-echo",), EVERY_FAULT], ids=["echo", "every"])
+def test_the_key_appears_nowhere(tmp_path: Path, kind: str, faults: tuple[str, ...]) -> None:
+    rules = tuple(Rule(fault, first_requests=1) for fault in faults)
+    with LLMServer(Options(rules=rules, words=12)).in_thread() as server:
         project = make_project(tmp_path, ROWS)
         with_key(project, server.openai_url if kind == "openai" else server.anthropic_url, kind)
         done = project.run("run", COHORT, "--plain", "-v", **LOUD)
         texts = said(done)
+        assert "DEBUG" in texts, "the SDK's debug log is on, or this proves nothing"
         for path in project.root.rglob("*"):
             if path.is_file():
                 texts += path.read_bytes().decode("utf-8", "replace")
         for part in (KEY, KEY[3:15], KEY[-10:]):
-            assert part not in texts, fault
-        assert server.received
+            assert part not in texts
+        assert server.received >= len(faults)
 
 
 def test_the_key_is_in_no_traceback_of_a_bug(tmp_path: Path) -> None:
@@ -353,7 +365,7 @@ def test_the_key_is_not_in_the_process_list_and_cores_are_off(tmp_path: Path) ->
             stderr=subprocess.DEVNULL,
         )
         try:
-            server.wait_until(lambda it: it.received >= 1)
+            server.wait_until(lambda it: it.received >= 1, timeout_s=60)
             place = Path(f"/proc/{worker.pid}")
             if not place.exists():
                 pytest.skip("this system has no /proc")

@@ -30,8 +30,10 @@ def test_the_second_worker_leaves_and_names_the_first(tmp_path: Path) -> None:
     with LLMServer(Options(latency_s=0.3, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         first = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 1)
+        server.wait_until(lambda it: it.received >= 1, timeout_s=60)
+        first.send_signal(signal.SIGSTOP)  # on a slow machine it would be done before the second begins
         second = project.run("run", COHORT, "--plain")
+        first.send_signal(signal.SIGCONT)
         assert second.returncode == 4, second.stderr
         for word in (
             f"pid {first.pid}",
@@ -52,11 +54,15 @@ def test_the_second_worker_waits_or_shares(tmp_path: Path, mode: str) -> None:
     with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         first = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 1)
+        server.wait_until(lambda it: it.received >= 1, timeout_s=60)
+        first.send_signal(signal.SIGSTOP)
         second = project.start("run", COHORT, "--plain", "--if-locked", mode)
+        assert second.stderr is not None
+        said_first = second.stderr.readline()
+        first.send_signal(signal.SIGCONT)
         (code, said), (code_2, said_2) = finish(first), finish(second)
         assert (code, code_2) == (0, 0), said + said_2
-        assert f"pid {first.pid}" in said_2
+        assert f"pid {first.pid}" in said_first
         assert server.paid == len(ROWS)
         assert server.paid_twice == 0
         done = project.run("run", COHORT, "--plain")
@@ -67,9 +73,9 @@ def test_the_lock_dies_with_its_owner_and_its_answers_do_not(tmp_path: Path) -> 
     with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         first = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 3)
+        server.wait_until(lambda it: it.received >= 3, timeout_s=60)
         second = project.start("run", COHORT, "--plain", "--if-locked", "share")
-        server.wait_until(lambda it: it.received >= 5)
+        server.wait_until(lambda it: it.received >= 5, timeout_s=60)
         first.send_signal(signal.SIGKILL)
         finish(first)
         code, said = finish(second)
@@ -109,7 +115,7 @@ def test_a_stopped_owner_keeps_its_lock(tmp_path: Path) -> None:
     with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
         project = project_at(tmp_path, server)
         first = project.start("run", COHORT, "--plain")
-        server.wait_until(lambda it: it.received >= 1)
+        server.wait_until(lambda it: it.received >= 1, timeout_s=60)
         os.kill(first.pid, signal.SIGSTOP)
         try:
             assert project.run("run", COHORT, "--plain").returncode == 4

@@ -30,14 +30,8 @@ def write(root: Path, *cohorts: str, **options: Any) -> list[Page]:
     reader = StoreReader(Paths.from_str(root))
     scores = read_scores(reader, cohorts or ("pilot",))
     directory = root / "out"
-    written = write_pages(
-        scores,
-        pivot(scores),
-        agreement(scores),
-        reader,
-        directory,
-        **{"read_at": NOW, "version": "1.2.3", "files": []} | options,
-    )
+    settings: dict[str, Any] = {"read_at": NOW, "version": "1.2.3", "files": []} | options
+    written = write_pages(scores, pivot(scores), agreement(scores), reader, directory, **settings)
     pages = [Page(path) for path in written]
     for page in pages:
         assert page.faults == []

@@ -28,7 +28,7 @@ from genworker.errors import Fault, UsageError
 
 if TYPE_CHECKING:
     from genworker.paths import Paths
-    from genworker.reparse import ReparseResult
+    from genworker.reparse import Reparsed, ReparseResult
     from genworker.reports.export import GenerationRow
     from genworker.reports.scores import Scores
     from genworker.reports.tables import PivotRow, Table
@@ -325,12 +325,7 @@ def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
 
     counts = Counter((change.row.stage, change.change) for change in result.changes)
     rows = [[stage.value, *(str(counts[stage, change]) for change in Change)] for stage in Stage]
-    lines = [
-        "  ".join(
-            [c.row.stage.value, c.row.gen_id, f"{parsed_word(c.old)} → {parsed_word(c.new)}", c.reason or ""]
-        )
-        for c in result.changes[:SHOWN_CHANGES]
-    ]
+    lines = [change_line(change) for change in result.changes[:SHOWN_CHANGES]]
     if len(result.changes) > SHOWN_CHANGES:
         lines.append(f"… and {len(result.changes) - SHOWN_CHANGES} more; --json has them all")
     lines += ["", *table(["stage", "other text", "gained", "lost"], rows, right=(1, 2, 3)), ""]
@@ -352,6 +347,13 @@ def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
     if result.busy:
         lines.append(f"{result.busy} answers stay as they are: another worker is about to replace them.")
     return lines
+
+
+def change_line(change: Reparsed) -> str:
+    """One answer that says something else now."""
+    what = f"{parsed_word(change.old)} → {parsed_word(change.new)}"
+    reason = visible(change.reason or "", one_line=True)
+    return f"{change.row.stage.value}  {change.row.gen_id}  {what}  {reason}".rstrip()
 
 
 def parsed_word(text: str | None) -> str:

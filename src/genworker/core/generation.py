@@ -134,7 +134,8 @@ def finish(answer: Answer) -> Generation:
 def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
     reason = answer.facts.get("finish_reason")
     if reason == FinishReason.LENGTH:
-        limit = (answer.facts.get("sampling") or {}).get("max_tokens")
+        sampling = answer.facts.get("sampling")
+        limit = sampling.get("max_tokens") if isinstance(sampling, Mapping) else None
         at = f" at max_tokens = {limit}" if limit else ""
         return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}")
     if reason == FinishReason.CONTENT_FILTER:
@@ -144,13 +145,19 @@ def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
     if not answer.raw_text.strip():
         return None, Failure(FailureKind.EMPTY, "the answer is empty")
     try:
-        parsed = get_parser(answer.stage, answer.facts.get("parser"))(answer.raw_text)
-    except ParseFailedError as error:
-        return None, Failure(FailureKind.UNPARSEABLE, str(error))
+        parser = get_parser(answer.stage, answer.facts.get("parser"))
     except LookupError as error:
         return None, Failure(FailureKind.UNPARSEABLE, str(error.args[0]))
+    try:
+        parsed = parser(answer.raw_text)
+    except ParseFailedError as error:
+        return None, Failure(FailureKind.UNPARSEABLE, str(error))
     except Exception as error:  # noqa: BLE001 (a parser from outside may raise anything; the text is paid for)
         return None, Failure(FailureKind.UNPARSEABLE, f"the parser broke: {type(error).__name__}: {error}")
+    if not isinstance(parsed, str):
+        return None, Failure(
+            FailureKind.UNPARSEABLE, f"the parser broke: it returned {type(parsed).__name__}, not a text"
+        )
     if not parsed.strip():
         return None, Failure(FailureKind.UNPARSEABLE, "the parser found an empty text")
     return parsed, None
