@@ -418,8 +418,9 @@ class Runner:
             "may_be_billed": error.may_be_billed,
             "latency_s": round(seconds, 4),
         }
+        reasons = dict(self._scheduler.stopped_lanes()) if decision.stopped else {}
         for lane in decision.stopped:
-            self._journal.record("lane_stopped", lane=lane, error=error.message)
+            self._journal.record("lane_stopped", lane=lane, error=reasons.get(lane, error.message))
         if not isinstance(decision, GiveUp):
             self._progress.retries += 1
             pause_s = max(0.0, round(decision.at_s - now, 3))
