@@ -203,6 +203,7 @@ class _Planner:
                 lambda stage, gen_id: read_facts(self.paths, stage, gen_id),
                 self.catalog,
                 self.registers,
+                self._configured_models(),
                 file,
             )
             self.faults += faults

@@ -170,12 +170,14 @@ def play(
     charge: Callable[[random.Random], tuple[Charge, Charge]] | None = None,
     until_s: float = math.inf,
     barrier: bool = False,
+    lanes_each: int = 1,
 ) -> Played:
     """Play `lineages` of `stages` calls each; lineage n is in lane n modulo the number of models.
 
     Args:
         charge: draws (worst case, real cost) of a call.
         until_s: stop there, as a kill does; what is out is not settled.
+        lanes_each: lanes that share each model's endpoint and its limits.
         barrier: begin a stage only when the one before it has ended, as the baseline to compare with.
     """
     draw = random.Random(seed)
@@ -183,13 +185,14 @@ def play(
     count = lineages * stages
     stage_of = bytes(job // lineages for job in range(count))
     parents = array("i", [job - lineages if job >= lineages else -1 for job in range(count)])
-    lanes = array("h", [job % lineages % len(models) for job in range(count)])
+    width = len(models) * lanes_each
+    lanes = array("h", [job % lineages % width for job in range(count)])
     scheduler = Scheduler(
         stages=stage_of,
         parents=parents,
         lanes=lanes,
         selected=b"\x01" * count,
-        lane_specs=[LaneSpec(number, f"lane {number}") for number in range(len(models))],
+        lane_specs=[LaneSpec(number % len(models), f"lane {number}") for number in range(width)],
         endpoints=[EndpointSpec(concurrency) for _ in models],
         max_concurrency=concurrency * len(models),
         retry=retry,
@@ -202,7 +205,7 @@ def play(
     events: list[tuple[float, int, int, ProviderError | Completion, bool]] = []
     charges: dict[int, tuple[Charge, Charge]] = {}
     work = [0.0] * lineages
-    ends = [0.0] * len(models)
+    ends = [0.0] * width
     answers: list[tuple[float, int]] = []
     held: list[int] = []
     number = 0
@@ -214,7 +217,7 @@ def play(
                 charges[job] = charge(draw) if charge else (Charge(calls=1), Charge(calls=1))
             if not scheduler.clear(job, charges[job][0], now):
                 continue
-            server = servers[lanes[job]]
+            server = servers[lanes[job] % len(models)]
             delay, outcome = server.take(now, server.model.latency_s * noise[job] ** server.model.sigma)
             served = isinstance(outcome, Completion)
             if served:
@@ -228,7 +231,7 @@ def play(
             now, _, job, outcome, served = heapq.heappop(events)
             lane = lanes[job]
             if served:
-                servers[lane].in_flight -= 1
+                servers[lane % len(models)].in_flight -= 1
             if isinstance(outcome, Completion):
                 scheduler.answered(job, outcome, now, charges[job][1])
                 ends[lane] = now

@@ -29,6 +29,14 @@ STORE: dict[tuple[Stage, str], Mapping[str, Any]] = {
         "parent_gen_id": "",
     },
     (DRAFT, "odd"): {"template_id": "plain", "model_id": "alpha", "task_id": "else", "parent_gen_id": ""},
+    (DRAFT, "stranger"): {"template_id": "plain", "model_id": "delta", "combo_id": "c", "parent_gen_id": ""},
+    (DRAFT, "configured"): {
+        "template_id": "plain",
+        "model_id": "gamma",
+        "combo_id": "c",
+        "parent_gen_id": "",
+        "replicate": True,
+    },
     (ESSAY, "e1"): {"template_id": "rewrite", "model_id": "alpha", "parent_gen_id": "d1", "replicate": 2},
     (ESSAY, "copy"): {"template_id": "rewrite", "model_id": "", "parent_gen_id": "foreign"},
     (ESSAY, "orphan"): {"template_id": "rewrite", "model_id": "alpha", "parent_gen_id": "lost"},
@@ -43,7 +51,7 @@ def given_by(stage: Stage, *names: str) -> tuple[Given, list[Fault]]:
         return STORE.get((where, name)) or "is not in the store"
 
     ids = [(line, name) for line, name in enumerate(names, start=1)]
-    return given_rows(stage, ids, "second", read, make_catalog(), REGISTERS, "list.txt")
+    return given_rows(stage, ids, "second", read, make_catalog(), REGISTERS, ["gamma"], "list.txt")
 
 
 def test_essays_bring_their_drafts_once_each() -> None:
@@ -76,6 +84,14 @@ def test_every_broken_lineage_is_named_with_its_line() -> None:
     assert words[2] == "essay alone: its metadata name no parent"
     assert "'forgotten' is not registered" in words[3]
     assert "name no combo" in words[4]
+
+
+def test_a_model_is_known_to_the_catalogue_or_the_configuration() -> None:
+    given, faults = given_by(DRAFT, "stranger", "configured")
+    assert [fault.what for fault in faults] == [
+        "draft stranger: its model 'delta' is not registered in llm_models.csv"
+    ]
+    assert [(row.llm_model_id, row.replicate) for row in given.drafts] == [("gamma", 1)]
 
 
 def test_a_list_has_comments_and_says_what_is_no_id() -> None:

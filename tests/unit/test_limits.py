@@ -124,7 +124,7 @@ def test_an_unannounced_rate_is_learned_from_refusals() -> None:
 
 def test_an_announced_rate_is_kept_evenly() -> None:
     rate = StartRate()
-    rate.announce(10.0, 0.9)
+    rate.announce(10.0, 0.9, 0.0)
     starts: list[float] = []
     now = 100.0
     for _ in range(50):
@@ -133,13 +133,16 @@ def test_an_announced_rate_is_kept_evenly() -> None:
         starts.append(now)
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts[1:])]
     assert min(gaps) == pytest.approx(1 / (10.0 * SHARE))
-    rate.announce(10.0, 0.01)
-    assert rate.per_s == pytest.approx(5.0 * SHARE)
+    rate.announce(10.0, 0.01, 200.0)
+    assert rate.per_s < 8.0  # somebody else uses the allowance
+    for second in range(201, 220):
+        rate.announce(10.0, 0.9, float(second))
+    assert rate.per_s == pytest.approx(10.0 * SHARE)
 
 
 def test_a_configured_rate_is_a_ceiling_over_what_is_announced() -> None:
     rate = StartRate(2.0)
-    rate.announce(100.0, None)
+    rate.announce(100.0, None, 0.0)
     assert rate.per_s == pytest.approx(2.0 * SHARE)
 
 

@@ -87,7 +87,27 @@ def report(
         put(line)
     for path in files.values():
         say(f"wrote {path}")
+    say(outcome_line(scores))
     return 0
+
+
+def outcome_line(scores: Scores) -> str:
+    """How much of the plan has a score, and what became of the rest."""
+    counts = outcome_counts(scores)
+    rest = [f"{number} {word}" for word, number in counts.items() if word not in ("planned", "scored")]
+    head = f"{counts['scored']} of {counts['planned']} evaluations have a score"
+    return f"{head}: {', '.join(rest)}" if rest else head
+
+
+def outcome_counts(scores: Scores) -> dict[str, int]:
+    """Evaluations planned and scored, and those that came to something else."""
+    from genworker.reports.scores import Outcome
+
+    outcomes = [evaluation.outcome for evaluation in scores.evaluations]
+    counts = {outcome.value: outcomes.count(outcome) for outcome in Outcome}
+    return {"planned": len(outcomes)} | {
+        word: number for word, number in counts.items() if number or word == Outcome.SCORED
+    }
 
 
 def write_report(
@@ -135,13 +155,9 @@ def data_paths(config: Path | None, data_root: Path | None) -> Paths:
 
 def report_record(scores: Scores, files: dict[str, Path]) -> dict[str, Any]:
     """What was written, for machines."""
-    from collections import Counter
-
-    outcomes = Counter(evaluation.outcome for evaluation in scores.evaluations)
     return {
         "cohorts": list(scores.cohort_ids),
-        "evaluations": {"planned": len(scores.evaluations)}
-        | {outcome.value: number for outcome, number in outcomes.items()},
+        "evaluations": outcome_counts(scores),
         "files": {name: str(path) for name, path in files.items()},
     }
 

@@ -278,7 +278,7 @@ def check_size(axes: Axes) -> Iterator[Fault]:
     if size > MAX_ROWS:
         yield Fault(
             f"the product has {size} rows; the limit is {MAX_ROWS}",
-            fix="look at the axes with --dry-run on fewer values; state them in a cohort.toml",
+            fix="use fewer values or replicates; a cohort.toml can name just those that you mean",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from genworker.cohorts.axes import Registers
@@ -43,6 +43,7 @@ def given_rows(
     read: ReadFacts,
     catalog: Catalog,
     registers: Registers,
+    models: Collection[str],
     where: str,
 ) -> tuple[Given, list[Fault]]:
     """The rows of chosen generations and of the drafts that they come from.
@@ -50,12 +51,13 @@ def given_rows(
     Args:
         stage: of the generations that are chosen: draft or essay.
         ids: (line in the list, gen_id).
+        models: ids that only the configuration knows.
         where: the list's name, for messages.
 
     Returns:
         The rows that could be made out, and a fault for each of the others.
     """
-    return _Lineage(cohort_id, read, catalog, registers, where).rows(stage, ids)
+    return _Lineage(cohort_id, read, catalog, registers, models, where).rows(stage, ids)
 
 
 class _Unusable(Exception):
@@ -64,11 +66,18 @@ class _Unusable(Exception):
 
 class _Lineage:
     def __init__(
-        self, cohort_id: str, read: ReadFacts, catalog: Catalog, registers: Registers, where: str
+        self,
+        cohort_id: str,
+        read: ReadFacts,
+        catalog: Catalog,
+        registers: Registers,
+        models: Collection[str],
+        where: str,
     ) -> None:
         self.cohort_id = cohort_id
         self.read = read
         self.catalog = catalog
+        self.models = {*catalog.models, *models}
         self.registers = registers
         self.where = where
         self.drafts: dict[str, MembershipRow] = {}
@@ -107,8 +116,10 @@ class _Lineage:
             template, model = self._template(Stage.DRAFT, facts), _model(facts)
             if not model:
                 raise _Unusable("its metadata name no model")
+            if model not in self.models:
+                raise _Unusable(f"its model {model!r} is not registered in {self.registers.models}")
             combo = _text(facts, "combo_id") or _combo_of_task(_text(facts, "task_id"), template, model)
-            if not combo:
+            if id_fault(combo) is not None:
                 raise _Unusable("its metadata name no combo, and its task_id does not hold one")
             row = self.drafts[name] = self._row(Stage.DRAFT, name, None, combo, template, model, facts)
         return row
@@ -146,7 +157,8 @@ class _Lineage:
         facts: Facts,
     ) -> MembershipRow:
         number = facts.get("replicate")
-        replicate = number if isinstance(number, int) and number >= 1 else 1
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        replicate = number if whole and number >= 1 else 1
         return MembershipRow(stage, name, self.cohort_id, parent, combo, template, model, replicate, None)
 
 

@@ -179,10 +179,10 @@ class _Reader:
 
     def _last_stage(self) -> Stage:
         value = self.spec.document.get("last_stage", Stage.EVALUATION.value)
-        if value not in {stage.value for stage in STAGES}:
-            self.fault(("last_stage",), f"unknown stage {value!r}", "use draft, essay or evaluation")
-            return Stage.EVALUATION
-        return Stage(value)
+        stage = next((stage for stage in STAGES if stage == value), None)
+        if stage is None:
+            self.fault(("last_stage",), f"unknown stage {_repr(value)}", "use draft, essay or evaluation")
+        return stage or Stage.EVALUATION
 
     def _strings(self, path: tuple[str | int, ...], value: Any, example: str) -> list[str] | None:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -232,7 +232,7 @@ class _Reader:
     def _number(self, path: tuple[str, ...], table: Mapping[str, Any], default: int) -> int:
         value = table.get(path[-1], default)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_REPLICATES:
-            self.fault(path, f"{path[-1]} is {value!r}", "use a whole number from 1")
+            self.fault(path, f"{path[-1]} is {_repr(value)}", "use a whole number from 1")
             return 1
         return value
 
@@ -245,7 +245,7 @@ class _Reader:
         document = self.spec.document
         level = document.get("level", choice.level)
         if level not in LEVELS:
-            self.fault(("level",), f"unknown level {level!r}", f"use {', '.join(LEVELS)}")
+            self.fault(("level",), f"unknown level {_repr(level)}", f"use {', '.join(LEVELS)}")
             level = choice.level
         if "combos" in document:
             if "concepts" in document:
@@ -411,7 +411,9 @@ class _Reader:
     def _from_csv(self, path: tuple[str | int, ...], table: Mapping[str, Any]) -> _Pairs | None:
         name = table["csv"]
         if not isinstance(name, str) or not name or "/" in name or "\\" in name or name.startswith("."):
-            self.fault((*path, "csv"), f"csv is {name!r}", "name a file that lies beside the cohort.toml")
+            self.fault(
+                (*path, "csv"), f"csv is {_repr(name)}", "name a file that lies beside the cohort.toml"
+            )
             return None
         read = self.spec.read_table(name)
         if isinstance(read, Fault):
@@ -453,6 +455,11 @@ _STAGE_EXAMPLE = {
     Stage.ESSAY: 'such as essay = { templates = ["one"], replicates = 2 }',
     Stage.EVALUATION: 'such as evaluation = { templates = ["one"], models = ["m"], replicates = 2 }',
 }
+
+
+def _repr(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def _suggest(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

@@ -46,6 +46,7 @@ class Lane:
     """
 
     __slots__ = (
+        "_crowd",
         "_guesses",
         "_last",
         "limit",
@@ -66,10 +67,11 @@ class Lane:
         "tokens",
     )
 
-    def __init__(self, spec: LaneSpec, ceiling: int, depth: int, breaker_calls: int) -> None:
+    def __init__(self, spec: LaneSpec, ceiling: int, depth: int, breaker_calls: int, crowd: int = 1) -> None:
         self.spec = spec
-        self.limit = LaneLimit(ceiling)
-        self.starts = StartRate(None if spec.rpm is None else spec.rpm / 60.0)
+        self.limit = LaneLimit(ceiling, crowd)
+        self.starts = StartRate(None if spec.rpm is None else spec.rpm / 60.0, crowd)
+        self._crowd = crowd
         self.tokens: dict[Quantity, TokenRate] = {}
         if spec.tpm is not None:
             self.tokens[Quantity.TOKENS] = TokenRate(spec.tpm)
@@ -124,16 +126,16 @@ class Lane:
         """Tokens that a call of this stage is likely to take."""
         return self._guesses.get((quantity, stage), FIRST_GUESS[quantity])
 
-    def heed(self, quotas: Iterable[Quota]) -> None:
+    def heed(self, quotas: Iterable[Quota], now_s: float) -> None:
         """Take note of announced limits."""
         for quota in quotas:
             if quota.quantity is Quantity.REQUESTS:
-                self.starts.announce(quota.per_min / 60.0, quota.left)
+                self.starts.announce(quota.per_min / 60.0, quota.left, now_s)
             else:
                 rate = self.tokens.get(quota.quantity)
                 if rate is None:
-                    rate = self.tokens[quota.quantity] = TokenRate()
-                rate.announce(quota.per_min, quota.left)
+                    rate = self.tokens[quota.quantity] = TokenRate(crowd=self._crowd)
+                rate.announce(quota.per_min, quota.left, now_s)
 
     def answered(self, round_: int, stage: int, completion: Completion, now_s: float) -> float:
         """A call brought an answer; returns how many tokens more it took than was counted at its start."""
@@ -143,7 +145,7 @@ class Lane:
         self.refused_since_s, self.opened_s = None, None
         self.refusals = self.probes = self.rejected = 0
         if completion.quotas:
-            self.heed(completion.quotas)
+            self.heed(completion.quotas, now_s)
         return self._count(stage, completion)
 
     def _count(self, stage: int, completion: Completion) -> float:

@@ -13,7 +13,8 @@ import math
 from dataclasses import dataclass, field
 
 START = 16
-"""Calls in flight at first."""
+"""Calls in flight at first, over all lanes of an endpoint."""
+LEAST_START = 4
 START_STEP = 2.0
 """Calls more per clean answer until the first sign of a limit: it triples per round."""
 CUT = 0.85
@@ -34,8 +35,8 @@ LEAP = 3.0
 ROUND_SHARE = 0.6
 """Answers of a round that are needed to know its median; the others count as slower."""
 MIN_ROUND, MAX_ROUND = 16, 128
-LOW = 2 * START
-"""Latencies up to this concurrency make the baseline."""
+LOW = 2
+"""Latencies up to this many times the first concurrency make the baseline."""
 BASELINE_ANSWERS = 96
 SLOW_HOLD, SLOW_CUT, SLOW_AIM = 1.25, 1.5, 1.25
 """Latency over baseline: growth stops, the limit is cut, and where a cut aims."""
@@ -74,6 +75,10 @@ class _Round:
 class LaneLimit:
     """The limit of one lane.
 
+    Args:
+        crowd: lanes of its endpoint. They may load the same machine, so each starts lower: the baseline is
+            what the endpoint does under little load.
+
     Attributes:
         in_flight: calls that are out.
         ceiling: the limit never passes this.
@@ -94,16 +99,18 @@ class LaneLimit:
         "_proven",
         "_round",
         "_rounds",
+        "_start",
         "_starting",
         "_trouble",
         "ceiling",
         "in_flight",
     )
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, crowd: int = 1) -> None:
         self.ceiling = ceiling
         self.in_flight = 0
-        self._limit = float(min(START, ceiling))
+        self._start = max(LEAST_START, START // crowd)
+        self._limit = float(min(self._start, ceiling))
         self._starting = True
         self._knee: float | None = None  # what the endpoint took when it last refused
         self._probe_at_s = 0.0
@@ -112,7 +119,7 @@ class LaneLimit:
         self._held_rounds = 0
         self._clean = 0  # answers since the last refusal
         self._trouble = 0  # clean answers to wait for after an outage before growing again
-        self._proven = float(START)  # concurrency at which latency was good
+        self._proven = float(self._start)  # concurrency at which latency was good
         self._round = _Round(1)
         self._rounds = {1: self._round}
         self._cut_round = 0  # rounds up to this one have had their say
@@ -254,7 +261,7 @@ class LaneLimit:
     def _judge(self, held: _Round) -> None:
         """Compare a round's median latency with the baseline, as logarithms, stage by stage."""
         baseline = min((len(low) for low in self._low.values()), default=0)
-        if held.level <= LOW and baseline < BASELINE_ANSWERS:
+        if held.level <= LOW * self._start and baseline < BASELINE_ANSWERS:
             self._learn(held, 0.0)
             return
         excesses: list[float] = []
@@ -298,7 +305,7 @@ class LaneLimit:
                 self._limit = max(self._limit, limit)
                 self._hold, self._held_rounds = False, 0
                 return
-        if held.level <= START:
+        if held.level <= self._start:
             # Nobody is asked to go below the start for slowness: this is the baseline.
             self._shift(excess / 2)
             self._hold = False
@@ -322,7 +329,7 @@ class LaneLimit:
 
     def _slow_down(self, held: _Round, excess: float, aim: float) -> None:
         self._check = (held.level, excess, self._limit)
-        self._limit = min(self._limit, max(float(START), held.level / 2, aim))
+        self._limit = min(self._limit, max(float(self._start), held.level / 2, aim))
         self._held_rounds = 0
         self._end_start()
 

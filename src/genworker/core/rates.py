@@ -23,8 +23,10 @@ trying finds the same rate again."""
 PROBE_PER_S = 2.0
 """Factor by which the rate grows per second while more is tried."""
 SAME = 0.12
-LOW_REMAINING = 0.1
-"""With less than this share of an announced allowance left, somebody else uses it too: go slower."""
+LEFT_LOW, LEFT_HIGH = 0.1, 0.3
+"""Shares of an announced allowance that are left: below the first somebody else uses it too, and the lane
+goes slower; above the second it goes faster again, up to all of it."""
+SLOWER, FASTER, REVISE_S = 0.7, 1.1, 0.5
 
 
 class Flow:
@@ -48,17 +50,48 @@ class Flow:
         self.ready_at_s += more / per_s
 
 
+class _Announced:
+    """A limit that an endpoint tells, and how much of it is ours.
+
+    Args:
+        crowd: lanes of the endpoint, which may have to share it.
+    """
+
+    __slots__ = ("_limit", "_revised_s", "_share")
+
+    def __init__(self, crowd: int) -> None:
+        self._limit = math.inf
+        self._share = 1.0 / crowd
+        self._revised_s = -math.inf
+
+    @property
+    def per_s(self) -> float:
+        return self._limit * self._share
+
+    def tell(self, per_s: float, left: float | None, now_s: float) -> None:
+        self._limit = per_s * SHARE
+        if left is None or now_s - self._revised_s < REVISE_S:
+            return
+        self._revised_s = now_s
+        if left < LEFT_LOW:
+            self._share = max(0.01, self._share * SLOWER)
+        elif left > LEFT_HIGH:
+            self._share = min(1.0, self._share * FASTER)
+
+
 class StartRate:
     """The rate at which one lane may start calls.
 
     Args:
         ceiling_per_s: a configured limit, calls per second; ``None`` without one.
+        crowd: lanes of its endpoint: where they share a limit, each of them tries for more more seldom.
     """
 
     __slots__ = (
         "_announced",
         "_ceiling",
         "_clock_s",
+        "_crowd",
         "_event_s",
         "_flow",
         "_hold_s",
@@ -66,14 +99,13 @@ class StartRate:
         "_learned",
         "_pending_s",
         "_refused",
-        "_scarce",
         "_sent",
     )
 
-    def __init__(self, ceiling_per_s: float | None = None) -> None:
+    def __init__(self, ceiling_per_s: float | None = None, crowd: int = 1) -> None:
         self._ceiling = math.inf if ceiling_per_s is None else ceiling_per_s * SHARE
-        self._announced = math.inf
-        self._scarce = False
+        self._announced = _Announced(crowd)
+        self._crowd = crowd
         self._learned: float | None = None
         self._flow = Flow()
         self._clock_s = 0.0  # seconds of use at the present rate; growth must be earned by use
@@ -92,12 +124,11 @@ class StartRate:
     def per_s(self) -> float:
         """Calls per second that may start now; infinite when nothing is known to limit them."""
         if self._learned is None:
-            ramp = RAMP_PER_S * 2.0 ** min(self._clock_s / RAMP_DOUBLES_S, 30.0)
+            ramp = RAMP_PER_S / self._crowd * 2.0 ** min(self._clock_s / RAMP_DOUBLES_S, 30.0)
             rate = math.inf if ramp > RAMP_END_PER_S else ramp
         else:
             rate = self._learned * PROBE_PER_S ** min(max(0.0, self._clock_s - self._hold_s), 60.0)
-        rate = min(rate, self._ceiling, self._announced)
-        return rate / 2 if self._scarce else rate
+        return min(rate, self._ceiling, self._announced.per_s)
 
     @property
     def is_learned(self) -> bool:
@@ -107,7 +138,9 @@ class StartRate:
     @property
     def known_per_s(self) -> float | None:
         """The limit as far as it is known, for people; ``None`` when none is."""
-        known = min(self._ceiling, self._announced, math.inf if self._learned is None else self._learned)
+        known = min(
+            self._ceiling, self._announced.per_s, math.inf if self._learned is None else self._learned
+        )
         return None if known == math.inf else known
 
     def take(self, now_s: float) -> None:
@@ -130,14 +163,13 @@ class StartRate:
         if (rate := self.per_s) < math.inf:
             self._flow.settle(-1.0, rate)
 
-    def announce(self, per_s: float, left: float | None) -> None:
+    def announce(self, per_s: float, left: float | None, now_s: float) -> None:
         """The endpoint tells its limit.
 
         Args:
             left: share of the allowance that is left; ``None`` when it does not say.
         """
-        self._announced = per_s * SHARE
-        self._scarce = left is not None and left < LOW_REMAINING
+        self._announced.tell(per_s, left, now_s)
 
     def refused(self, now_s: float) -> None:
         """A call was refused for the rate."""
@@ -160,7 +192,8 @@ class StartRate:
             # More was tried: the truth lies between what was taken and the rate that was refused.
             found = math.sqrt(found * max(found, min(self.per_s, 10 * found)))
         same = held is not None and abs(math.log(found / held)) < SAME
-        least, most = max(HOLD_S, HOLD_PAUSES * pause), max(HOLD_S, HOLD_MAX_PAUSES * pause)
+        least = self._crowd * max(HOLD_S, HOLD_PAUSES * pause)
+        most = self._crowd * max(HOLD_S, HOLD_MAX_PAUSES * pause)
         self._hold_s = min(most, max(least, 2 * self._hold_s if same else 0.0))
         self._learned = found
         self._clock_s = 0.0
@@ -173,21 +206,20 @@ class TokenRate:
 
     Args:
         per_min: a configured limit; ``None`` without one.
+        crowd: lanes of its endpoint.
     """
 
-    __slots__ = ("_announced", "_ceiling", "_flow", "_scarce")
+    __slots__ = ("_announced", "_ceiling", "_flow")
 
-    def __init__(self, per_min: float | None = None) -> None:
+    def __init__(self, per_min: float | None = None, crowd: int = 1) -> None:
         self._ceiling = math.inf if per_min is None else per_min / 60.0 * SHARE
-        self._announced = math.inf
-        self._scarce = False
+        self._announced = _Announced(crowd)
         self._flow = Flow()
 
     @property
     def per_s(self) -> float:
         """Tokens per second; infinite when no limit is known."""
-        rate = min(self._ceiling, self._announced)
-        return rate / 2 if self._scarce else rate
+        return min(self._ceiling, self._announced.per_s)
 
     @property
     def ready_at_s(self) -> float:
@@ -204,7 +236,6 @@ class TokenRate:
         if (rate := self.per_s) < math.inf:
             self._flow.settle(more, rate)
 
-    def announce(self, per_min: float, left: float | None) -> None:
+    def announce(self, per_min: float, left: float | None, now_s: float) -> None:
         """The endpoint tells its limit; see `StartRate.announce`."""
-        self._announced = per_min / 60.0 * SHARE
-        self._scarce = left is not None and left < LOW_REMAINING
+        self._announced.tell(per_min / 60.0, left, now_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -213,8 +213,15 @@ class Scheduler:
         self._deepest_first, self._earliest_first = range(depth - 1, -1, -1), range(depth)
         self._window = window
         self._endpoints = [_Endpoint(spec) for spec in endpoints]
+        crowds = Counter(spec.endpoint for spec in lane_specs)
         self._lanes = [
-            Lane(spec, endpoints[spec.endpoint].max_concurrency, depth, self._retry.breaker_calls)
+            Lane(
+                spec,
+                endpoints[spec.endpoint].max_concurrency,
+                depth,
+                self._retry.breaker_calls,
+                crowds[spec.endpoint],
+            )
             for spec in lane_specs
         ]
         for lane in self._lanes:
@@ -554,7 +561,7 @@ class Scheduler:
         attempt, round_ = self._running.pop(job)
         self._leave(number)
         if error.quotas:
-            lane.heed(error.quotas)
+            lane.heed(error.quotas, now_s)
         prefix = self._leading.pop(job, None)
         if prefix is not None:
             self._prefixes.pop(prefix, None)

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 
 MAX_WORDS = 1500
-MAX_CHARS = 15_000
+MAX_CHARS = 12_000
 """So much of each text is compared and shown: the time grows with the square of the words at worst."""
 
 _WORD = re.compile(r"\S+|\s+")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from genworker.core.generation import Generation
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
+from genworker.core.visible import visible
 from genworker.errors import StoreError
 from genworker.reports.overview import TOKENS, HeatCell, cost_of, heat_cell
 from genworker.reports.scores import Axis, Essay, Evaluation, PivotKey, Scores, Source
@@ -363,7 +364,7 @@ def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         return
     usage = metadata.get("usage")
     if isinstance(usage, Mapping):
-        known = ["?" if usage.get(name) is None else str(usage[name]) for name in TOKENS]
+        known = [str(count) if isinstance(count := usage.get(name), int) else "?" for name in TOKENS]
         yield "tokens", " → ".join(known)
     if metadata.get("mode") == "copy":
         yield "mode", "copied from its draft, no call"
@@ -372,4 +373,4 @@ def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "cost", "unpriced" if cost is None else f"${cost:.4f}"
     for name, title in (("finish_reason", "finish"), ("attempts", "attempts"), ("latency_s", "seconds")):
         if metadata.get(name) is not None:
-            yield title, str(metadata[name])
+            yield title, visible(str(metadata[name]), limit=80, one_line=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,9 +39,10 @@ MAIN_ROWS, PART_ROWS = 500, 100
 """Generations whose texts ``report.html`` and each further page hold."""
 PAGE_BYTES = 3_000_000
 """A page of texts that is larger than this is not filled further."""
-WIDEST = 6
+WIDEST = 4
 """Groups of replicates that are compared, of each stage."""
 AGREEMENT_ROWS = 60
+FAILURE_GROUPS = 60
 TEXT_ROWS = 2000
 """Generations whose texts a report holds unless more are asked for: a page per hundred."""
 
@@ -169,9 +171,11 @@ class _Report:
             style=Markup(style),
             style_hash=f"sha256-{digest}",
             cohort=" + ".join(scores.cohort_ids),
+            show_combo=len({row.key.combo_id for row in rows}) > 1,
         )
         self.macros: Any = self.environment.get_template("macros.html").module
         self.essays = essays_of(scores)
+        self.numbers = {essay.essay.gen_id: essay.number for essay in self.essays}
         self.main = _Page()
         self.shelves: list[tuple[str, list[Markup]]] = []
         self.places: dict[str, tuple[str, EssayScores]] = {}
@@ -219,12 +223,12 @@ class _Report:
         page, name = _Page(), "texts-1.html"
         while pending is not None:
             if page.rows and (page.rows + pending.planned + 2 > PART_ROWS or page.size_bytes > PAGE_BYTES):
-                self._close(page, name)
+                self._close(page, name, more=True)
                 page, name = _Page(), f"texts-{len(self.text_pages) + 1}.html"
             page.articles.append(self._article(page, name, lineages, pending))
             pending = next(rest, None)
         if page.rows:
-            self._close(page, name)
+            self._close(page, name, more=False)
 
     def _article(self, page: _Page, name: str, lineages: Lineages, essay: EssayScores) -> Markup:
         view = lineages.view(essay)
@@ -237,10 +241,11 @@ class _Report:
             self.planted.add(essay.essay.gen_id)
         return article
 
-    def _close(self, page: _Page, name: str) -> None:
+    def _close(self, page: _Page, name: str, *, more: bool) -> None:
         heading = f"Essays {page.numbers[0]} to {page.numbers[-1]}"
         before = len(self.text_pages)
         neighbours = [(f"texts-{before}.html", "Previous")] if before else []
+        neighbours += [(f"texts-{before + 2}.html", "Next")] if more else []
         self._write_part(name, heading, neighbours, articles=page.articles, page=page, heat=None)
         self.text_pages.append((f"pages/{name}", heading))
 
@@ -286,7 +291,7 @@ class _Report:
         total = row.total()
         return _HeatRow(
             [getattr(row.key, name) or "?" for name in self.varying],
-            [(href, f"essay {number}") for number, href in enumerate(hrefs.values(), 1)],
+            [(href, f"essay {self.numbers[essay]}") for essay, href in hrefs.items()],
             cells,
             "–" if total is None else f"{total:.2f}",
             not self.planted.isdisjoint(row.essay_ids),
@@ -332,7 +337,8 @@ class _Report:
             shelves=self.shelves,
             text_pages=self.text_pages,
             texts_left_off=self.texts_left_off,
-            failures=failures,
+            failures=failures[:FAILURE_GROUPS],
+            failures_left_off=max(len(failures) - FAILURE_GROUPS, 0),
             failure_count=sum(len(group.rows) for group in failures),
             replicates=replicates,
             number_href=self._number_href,
@@ -381,7 +387,10 @@ class _Report:
                 groups.setdefault(getattr(key, name), Tally()).merge(tally)
             if len(groups) > 1:
                 views = [(group, mean_view(tally)) for group, tally in groups.items()]
-                yield title, sorted(views, key=lambda view: -1 if view[1].mean is None else -view[1].mean)
+                yield (
+                    title,
+                    sorted(views, key=lambda view: math.inf if view[1].mean is None else -view[1].mean),
+                )
 
     def _evaluators(self) -> Iterator[tuple[Axis, Any, str, str, str]]:
         for axis, tally in tallies(self.scores, lambda evaluation: evaluation.axis).items():

@@ -92,12 +92,14 @@ def read_specification(paths: Paths, cohort_id: str) -> Specification | None:
         ConfigError: it cannot be read, or is not TOML.
     """
     path = paths.cohort_spec_toml(cohort_id)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
+    if not path.is_file():
+        raise ConfigError([Fault("this is not a file", where=str(path), fix="put a TOML file in its place")])
     text = _read_text(path)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no TOMLDecodeError
         raise ConfigError([Fault(f"not valid TOML: {error}", where=str(path))]) from None
     return Specification(document, text, str(path), lambda name: _read_pairs(path.parent / name))
 
