@@ -157,8 +157,9 @@ class _Lineage:
         facts: Facts,
     ) -> MembershipRow:
         number = facts.get("replicate")
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        replicate = number if whole and number >= 1 else 1
+        replicate = 1
+        if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
+            replicate = number
         return MembershipRow(stage, name, self.cohort_id, parent, combo, template, model, replicate, None)
 
 
