@@ -159,7 +159,11 @@ def refuse_links(paths: Paths) -> None:
                 f"{directory} is a symbolic link; the store needs a real directory", path=str(directory)
             )
         if directory.exists() and not directory.is_dir():
-            raise StoreError(f"{directory} is not a directory", path=str(directory))
+            raise StoreError(
+                f"the data root cannot be written: {directory} is not a directory\n"
+                "  fix:   move that file away; the store needs a directory of this name",
+                path=str(directory),
+            )
 
 
 @dataclass(slots=True)
