@@ -176,7 +176,6 @@ class Settings(BaseSettings):
     default_endpoint: str | None = None
     max_concurrency: Positive = 1024
     drain_timeout_s: Seconds = 25.0
-    keep_raw_copies: bool = False
     group_permissions: bool = False
     endpoints: dict[str, EndpointSettings] = Field(default_factory=dict)
     models: dict[str, ModelSettings] = Field(default_factory=dict)
