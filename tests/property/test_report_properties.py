@@ -167,7 +167,7 @@ def test_a_cell_comes_back_from_the_file_and_starts_no_formula(cell: str | float
         assert not row[0].startswith(("=", "+", "-", "@", "\t", "\r"))
         assert row[0] in (cell, f"'{cell}")
     elif cell is not None:
-        assert float(row[0]) == cell
+        assert type(cell)(row[0]) == cell
 
 
 @given(st.lists(st.text(alphabet="ab \n", max_size=60), min_size=1, max_size=4))

@@ -150,6 +150,8 @@ class _Reader:
         self.index: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
         self.interned: dict[str, str] = {}
         self.judged: dict[tuple[str, Stage, str], bool] = {}
+        self.good: set[tuple[Stage, str, str, str | None]] = set()
+        self.replicates: dict[str, int] = {"": 1}
         self.header = [name.strip() for name in header]
 
     def fault(self, line: int, column: str | None, what: str, fix: str) -> None:
@@ -181,6 +183,7 @@ class _Reader:
         intern = self.interned.setdefault
         at_stage, at_gen, at_cohort, at_parent, at_combo, at_template, at_model = columns
         at_replicate, at_task = optional
+        replicates = self.replicates
         for line, cells in records:
             if len(self.faults) >= MAX_FAULTS:
                 break
@@ -215,7 +218,9 @@ class _Reader:
                 intern(cells[at_combo], cells[at_combo]),
                 intern(cells[at_template], cells[at_template]),
                 model if model is None else intern(model, model),
-                self._replicate(line, cells[at_replicate]) if at_replicate >= 0 else 1,
+                (replicates.get(cells[at_replicate]) or self._replicate(line, cells[at_replicate]))
+                if at_replicate >= 0
+                else 1,
                 (cells[at_task] or None) if at_task >= 0 else None,
             )
             self._check_ids(line, row)
@@ -234,10 +239,8 @@ class _Reader:
             self.lines.append(line)
 
     def _replicate(self, line: int, text: str) -> int:
-        if not text:
-            return 1
         if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1:
-            return int(text)
+            return self.replicates.setdefault(text, int(text))
         self.fault(line, "replicate", f"replicate is {text[:40]!r}", "use a whole number from 1")
         return 1
 
@@ -251,10 +254,9 @@ class _Reader:
                     f"gen_id {row.gen_id[:60]!r} {reason}",
                     "a gen_id names a directory: use letters, digits, '-' and '_'",
                 )
-        self._known(line, "cohort_id", row, row.cohort_id)
-        self._known(line, "template_id", row, row.template_id)
-        if row.llm_model_id is not None:
-            self._known(line, "llm_model_id", row, row.llm_model_id)
+        names = (row.stage, row.cohort_id, row.template_id, row.llm_model_id)
+        if names not in self.good and self._are_known(line, row):
+            self.good.add(names)
         if row.stage is Stage.DRAFT and row.parent_gen_id is not None:
             self.fault(line, "parent_gen_id", "a draft has no parent", "leave the cell empty")
         elif row.stage is not Stage.DRAFT and row.parent_gen_id is None:
@@ -267,16 +269,22 @@ class _Reader:
                 f"name the {parent_stage.value}'s gen_id that it is made from",
             )
 
-    def _known(self, line: int, column: str, row: MembershipRow, value: str) -> None:
-        """Check a repeated value once; report it in every row that has it."""
-        key = (column, row.stage, value)
-        good = self.judged.get(key)
-        if good is None:
-            good = self.judged[key] = self._is_known(column, row.stage, value)
-        if good:
-            return
-        what, fix = self._unknown(column, row.stage, value)
-        self.fault(line, column, what, fix)
+    def _are_known(self, line: int, row: MembershipRow) -> bool:
+        """Check the names of a row, each distinct one once; report it in every row that has it."""
+        all_good = True
+        for column in ("cohort_id", "template_id", "llm_model_id"):
+            value = getattr(row, column)
+            if value is None:
+                continue
+            key = (column, row.stage, value)
+            good = self.judged.get(key)
+            if good is None:
+                good = self.judged[key] = self._is_known(column, row.stage, value)
+            if not good:
+                all_good = False
+                what, fix = self._unknown(column, row.stage, value)
+                self.fault(line, column, what, fix)
+        return all_good
 
     def _is_known(self, column: str, stage: Stage, value: str) -> bool:
         if id_fault(value) is not None:

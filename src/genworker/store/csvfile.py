@@ -41,7 +41,7 @@ def open_csv(
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
-            reader = csv.reader(stream if lines is None else _noted(stream, lines), strict=True)
+            reader = csv.reader(_text_lines(stream, lines), strict=True)
             header = next(reader, None)
             if header is None:
                 raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
@@ -60,9 +60,12 @@ def open_csv(
         raise CsvFault(Fault(f"cannot be read: {error.strerror}", where=where)) from None
 
 
-def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
+def _text_lines(stream: Iterable[str], lines: list[str] | None) -> Iterator[str]:
     for line in stream:
-        lines.append(line)
+        if "\0" in line:
+            raise csv.Error("line contains NUL")
+        if lines is not None:
+            lines.append(line)
         yield line
 
 
@@ -70,8 +73,6 @@ def _records(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
     # A record's own first line: quoted cells may run over several.
     line = reader.line_num + 1  # type: ignore[attr-defined]
     for cells in reader:
-        if "\0" in "".join(cells):
-            raise csv.Error("line contains NUL")
         yield line, cells
         line = reader.line_num + 1  # type: ignore[attr-defined]
 
