@@ -270,5 +270,7 @@ def clean_environment() -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("GENWORKER_", "GEN_", "OPENAI_", "ANTHROPIC_"))
         and name.lower() != "http_proxy"
+        # A user's second start finds the compiled modules of the first; so do the hundreds of starts here.
+        and name != "PYTHONDONTWRITEBYTECODE"
     }
     return {**kept, "PYTHONWARNINGS": "error::ResourceWarning", "COLUMNS": "100"}
