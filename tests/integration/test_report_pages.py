@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def test_failures_stand_by_cause_with_what_mends_them(messy: StoreBuilder) -> No
     (page,) = write(messy.paths.data_root, "tides-pilot")
     failures = " ".join(page.text.split()).partition("What came to nothing")[2].partition("Replicates")[0]
     for part in (
-        "6 unparseable no score in the last three non-empty lines; the last line is …",
+        "6 unparseable no score in the last three non-empty lines; the last line is 'I will not.'",
         "genworker reparse tides-pilot genworker retry tides-pilot --unparseable",
         "truncated the answer was cut off at max_tokens = 9",
         "genworker retry tides-pilot --truncated",
@@ -197,9 +198,8 @@ def test_larger_cohorts_go_to_linked_pages(tmp_path: Path, monkeypatch: pytest.M
     assert [page.path.name for page in parts] == [
         *("scores-1.html", "scores-2.html", "scores-3.html", "texts-1.html", "texts-2.html"),
     ]
-    essays = [sum(identifier[1:].isdigit() for identifier in page.ids) for page in (main, *parts)]
-    prompts = [page.text.count("Show the text of prompt") for page in (main, *parts)]
-    assert [all_ - shared for all_, shared in zip(essays, prompts, strict=True)] == [20, 0, 0, 0, 10, 5]
+    essays = [sum(re.fullmatch(r"e\d+", name) is not None for name in page.ids) for page in (main, *parts)]
+    assert essays == [20, 0, 0, 0, 10, 5]
     assert "Rows 11 to 20 of 35" in parts[0].text
     assert any(link.startswith("texts-2.html#e") for link in parts[2].links)
     assert any(link.startswith("../report.html#e") for link in parts[0].links)
@@ -278,3 +278,15 @@ def test_damage_in_the_store_does_not_stop_the_page(tmp_path: Path) -> None:
     )
     (page,) = write(root)
     assert "1 of 1 evaluations scored" in " ".join(page.text.split())
+
+
+def test_reasons_that_differ_in_their_words_alone_are_one_cause(tmp_path: Path) -> None:
+    store = StoreBuilder(tmp_path)
+    essay = store.essay(store.draft())
+    for replicate, answer in enumerate(("I pass.", "Ask another."), 1):
+        store.evaluation(essay, replicate=replicate, answer=answer)
+    (page,) = write(store.write_membership())
+    text = " ".join(page.text.split())
+    assert "2 unparseable no score in the last three non-empty lines; the last line is …" in text
+    assert "the last line is 'I pass.'" in text
+    assert "the last line is 'Ask another.'" in text

@@ -179,6 +179,21 @@ def test_compared_texts_stay_what_they_were(texts: list[str]) -> None:
     for version in versions:
         text = texts[int(version.labels[0][1:])]
         assert "".join(piece.text for piece in version.pieces) == text[:MAX_CHARS]
+        assert all(piece.text for piece in version.pieces)
+
+
+@given(*[st.lists(st.sampled_from("abc"), max_size=8)] * 2)
+def test_no_more_words_are_marked_than_must_be(first: list[str], second: list[str]) -> None:
+    kept = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
+    for here, word in enumerate(first):
+        for there, other in enumerate(second):
+            longer = max(kept[here][there + 1], kept[here + 1][there])
+            kept[here + 1][there + 1] = kept[here][there] + 1 if word == other else longer
+    texts = compare([("r1", " ".join(first)), ("r2", " ".join(second))])
+    if len(texts) == 2:
+        for words, version in zip((first, second), texts, strict=True):
+            marked = [word for piece in version.pieces if piece.differs for word in piece.text.split()]
+            assert len(words) - len(marked) == kept[-1][-1]
 
 
 @given(st.text(), st.booleans())

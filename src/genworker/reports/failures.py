@@ -18,16 +18,26 @@ class FailureGroup:
 
     Attributes:
         word: the kind of failure.
-        cause: the reason without what differs from row to row.
-        where: ``stage · template · model``, each once.
+        likeness: the reason without what may differ from row to row.
+        where: ``template by model``, each once.
         rows: (row, its own reason).
     """
 
     word: str
-    cause: str
+    likeness: str
     stage: Stage
     where: dict[str, None] = field(default_factory=dict)
     rows: list[tuple[MembershipRow, str]] = field(default_factory=list)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all rows give the very same reason."""
+        return len({reason for _, reason in self.rows}) == 1
+
+    @property
+    def cause(self) -> str:
+        """The reason, without what differs from row to row."""
+        return self.rows[0][1].partition(": ")[2] if self.is_uniform else self.likeness
 
     def commands(self, cohort_ids: Sequence[str]) -> list[str]:
         """What to type to mend it."""
@@ -87,6 +97,6 @@ def failure_groups(scores: Scores) -> list[FailureGroup]:
         group = groups.get((word, cause, row.stage))
         if group is None:
             group = groups[word, cause, row.stage] = FailureGroup(word, cause, row.stage)
-        group.where[f"{row.template_id} · {row.llm_model_id or '?'}"] = None
+        group.where[f"{row.template_id} by {row.llm_model_id or '?'}"] = None
         group.rows.append((row, reason))
     return sorted(groups.values(), key=lambda group: (-len(group.rows), group.stage.order))

@@ -152,6 +152,10 @@ class _Heat:
     pages: Sequence[tuple[str, str]] = ()
     has_links: bool = False
 
+    @property
+    def has_planted(self) -> bool:
+        return any(row.is_planted for row in self.rows)
+
 
 class _Report:
     def __init__(
