@@ -63,8 +63,9 @@ class Plan:
     def counts(self) -> dict[Stage, Counter[RowState]]:
         """Rows per stage and state."""
         counts: dict[Stage, Counter[RowState]] = {stage: Counter() for stage in STAGES}
-        for row, state in zip(self.membership.rows, self.states, strict=True):
-            counts[row.stage][RowState(state)] += 1
+        stages = (row.stage for row in self.membership.rows)
+        for (stage, state), number in Counter(zip(stages, self.states, strict=True)).items():
+            counts[stage][RowState(state)] = number
         return counts
 
     def failed_kinds(self, stage: Stage) -> Counter[FailureKind]:

@@ -27,6 +27,7 @@ from genworker.core.generation import (
     FailureKind,
     Generation,
     encode_metadata,
+    failure_from_json,
     file_digest,
     finish,
 )
@@ -42,7 +43,7 @@ from genworker.store._kernel import (
 )
 from genworker.store.answers import AnswerLog, logged_runs, read_answers, remove_answer_log
 from genworker.store.lock import Claims, FileLock, holder_facts
-from genworker.store.reading import read_directory, read_generation
+from genworker.store.reading import read_directory, read_generation, read_metadata
 
 STAGING_PREFIX = ".run-"
 PROBE_SUFFIX = ".probe"
@@ -67,7 +68,6 @@ class StoreIndex:
         self._directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
         self._listed: dict[Stage, set[str]] = {}
         self._links: dict[Stage, set[str]] = {}
-        self._done: dict[Stage, set[str]] = {stage: set() for stage in STAGES}
 
     def names(self, stage: Stage) -> set[str]:
         """Names of all generation directories of a stage, done or not."""
@@ -84,15 +84,11 @@ class StoreIndex:
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether ``metadata.json`` and a non-empty ``parsed.txt`` are there."""
-        if gen_id not in self.names(stage) or gen_id in self._links[stage]:
-            return False
-        done = self._done[stage]
-        if gen_id in done:
-            return True
-        if is_done_directory(f"{self._directories[stage]}/{gen_id}"):
-            done.add(gen_id)
-            return True
-        return False
+        return (
+            gen_id in self.names(stage)
+            and gen_id not in self._links[stage]
+            and is_done_directory(f"{self._directories[stage]}/{gen_id}")
+        )
 
     def held(self, stage: Stage, gen_id: str) -> Held | None:
         """The failed answer that is kept there; ``None`` when there is no answer at all.
@@ -106,16 +102,17 @@ class StoreIndex:
             path = self._paths.generation_dir(stage, gen_id)
             return Held(Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed"))
         try:
+            failure = failure_from_json(read_metadata(f"{self._directories[stage]}/{gen_id}").get("failure"))
+            if failure is not None:
+                return Held(failure)
             generation = read_generation(self._paths.gens_root, stage, gen_id)
         except StoreError as error:
             if error.errno in _NOT_KNOWN:
                 raise
             return Held(Failure(FailureKind.UNPARSEABLE, str(error)))
         if not generation.raw_text:
-            # An empty answer that genworker committed has metadata; a directory without both is a remnant.
-            return Held(generation.failure) if generation.failure is not None else None
-        failure = generation.failure
-        return Held(failure or Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed"))
+            return None  # an empty answer that genworker committed has metadata: this is a remnant
+        return Held(Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed"))
 
 
 def is_done_directory(directory: str) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from genworker.errors import StoreError
 from genworker.paths import Paths
@@ -31,11 +30,9 @@ class _LineFile:
         self._refused = bytearray()
         self.error: OSError | None = None
 
-    def msg(self, message: bytes) -> None:
-        self._refused += message + b"\n"
+    def write(self, line: bytes) -> None:
+        self._refused += line
         self.flush()
-
-    info = msg
 
     def flush(self) -> None:
         """Write what is left; sets or clears `error`."""
@@ -73,11 +70,6 @@ class RunJournal:
             self._file = _LineFile(self.path, 0o660 if group_permissions else 0o600)
         except OSError as error:
             raise cannot_write(error, self.path) from error
-        self._log = structlog.wrap_logger(
-            self._file,
-            wrapper_class=structlog.BoundLogger,
-            processors=[_add_time, structlog.processors.JSONRenderer(serializer=_to_json)],
-        )
 
     def trouble(self) -> StoreError | None:
         """See `genworker.ports.Journal.trouble`."""
@@ -88,7 +80,8 @@ class RunJournal:
 
     def record(self, event: str, **facts: Any) -> None:
         """Write one line and tell the listeners."""
-        self._log.info(event, **facts)
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._file.write(json_line({"time": time, **facts, "event": event}))
         for listener in list(self._listeners):
             try:
                 listener(event, facts)
@@ -98,14 +91,6 @@ class RunJournal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _add_time(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), **event}
-
-
-def _to_json(event: Any, **_options: Any) -> bytes:
-    return json_line(event).rstrip(b"\n")
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:

@@ -62,7 +62,8 @@ def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
             message = f"{directory} cannot be read: {error.strerror}"
         raise StoreError(message, path=str(directory), errno=error.errno) from None
     try:
-        texts = {name: _read_text(fd, name, directory) for name in GENERATION_FILES}
+        # A Path for each file would take as long as to read it.
+        texts = {name: _read_text(f"{directory}/{name}", name, fd) for name in GENERATION_FILES}
     finally:
         os.close(fd)
     return Generation(
@@ -71,12 +72,22 @@ def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
         texts[PROMPT_FILE],
         texts[RAW_FILE] or "",
         texts[PARSED_FILE],
-        _decode_metadata(texts[METADATA_FILE], directory / METADATA_FILE),
+        _decode_metadata(texts[METADATA_FILE], f"{directory}/{METADATA_FILE}"),
     )
 
 
-def _read_text(directory_fd: int, name: str, directory: Path) -> str | None:
-    path = str(directory / name)
+def read_metadata(directory: str) -> Mapping[str, Any]:
+    """``metadata.json`` of a directory alone; empty when there is none.
+
+    Raises:
+        StoreError: it cannot be read as a JSON object.
+    """
+    path = f"{directory}/{METADATA_FILE}"
+    return _decode_metadata(_read_text(path, path), path)
+
+
+def _read_text(path: str, name: str, directory_fd: int | None = None) -> str | None:
+    """The text of a file: `name` in the directory that is open as `directory_fd`, `path` for people."""
     try:
         # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
         fd = os.open(name, _OPEN | os.O_NONBLOCK, dir_fd=directory_fd)
@@ -84,7 +95,7 @@ def _read_text(directory_fd: int, name: str, directory: Path) -> str | None:
         return None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}", path=path, errno=error.errno) from None
-    with os.fdopen(fd, "rb") as stream:
+    with open(fd, "rb", buffering=0) as stream:  # noqa: PTH123 (a descriptor)
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path} is not a file", path=path)
@@ -97,15 +108,15 @@ def _read_text(directory_fd: int, name: str, directory: Path) -> str | None:
         raise StoreError(f"{path} is not UTF-8", path=path) from None
 
 
-def _decode_metadata(text: str | None, path: Path) -> Mapping[str, Any]:
+def _decode_metadata(text: str | None, path: str) -> Mapping[str, Any]:
     if text is None:
         return {}
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):
-        raise StoreError(f"{path} is not valid JSON", path=str(path)) from None
+        raise StoreError(f"{path} is not valid JSON", path=path) from None
     if not isinstance(record, dict):
-        raise StoreError(f"{path} is not a JSON object", path=str(path))
+        raise StoreError(f"{path} is not a JSON object", path=path)
     return record
 
 
