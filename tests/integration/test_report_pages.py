@@ -81,6 +81,7 @@ def test_cells_show_mean_spread_and_share_and_empty_ones_are_hatched(messy: Stor
     (page,) = write(messy.paths.data_root, "tides-pilot")
     text = " ".join(page.text.split())
     assert "d1 2.50 ±0.7 2/2 – ⚠ fewer than planned: 0/2" in text
+    assert "d3 4.50 – ⚠ fewer than planned: 2/5" in text, "the mean of a template says what it is of"
     assert page.classes.count("empty") == 1 + 3 + 1 + 1, (
         "the legend, the mute judge, the late one, the lost row"
     )

@@ -229,6 +229,13 @@ def test_a_failed_replicate_lowers_n_and_nothing_else(known: StoreBuilder) -> No
     assert changed == of_this_axis | {"sum_scores"}
 
 
+def test_nothing_is_the_sum_of_no_scores(tmp_path: Path) -> None:
+    store = StoreBuilder(tmp_path)
+    store.evaluation(store.essay(store.draft()), answer="I will not.")
+    (row,) = tables(store.write_membership())["generation_scores_pivot"]
+    assert (row["sum_scores"], row["novelty_judge"], row["novelty_judge_n"]) == ("", "", "0")
+
+
 def test_cohorts_average_together_and_a_shared_evaluation_counts_once(tmp_path: Path) -> None:
     first = StoreBuilder(tmp_path, "first")
     essay = first.essay(first.draft())
