@@ -111,6 +111,14 @@ def test_scores_equal_those_of_the_tables(store: StoreBuilder) -> None:
     assert list(exported.values()).count(None) == 3
 
 
+def test_a_text_that_is_no_score_is_unparseable_here_as_well(store: StoreBuilder) -> None:
+    evaluation = next(row["gen_id"] for row in store.rows if row["stage"] == "evaluation")
+    store.paths.parsed_path("evaluation", evaluation).write_text("eleven")
+    row = rows_of(store)[2]
+    assert (row.state, row.score) == ("unparseable", None)
+    assert row.error == "parsed.txt is no score from 0 to 10: 'eleven'"
+
+
 def test_the_api_gives_the_same_rows(store: StoreBuilder) -> None:
     root = store.paths.data_root
     assert list(genworker.iter_generations(root, "pilot")) == rows_of(store)

@@ -16,7 +16,8 @@ from genworker.reports.lineage import (
     prompt_view,
     text_view,
 )
-from genworker.reports.overview import Spending, cost_of
+from genworker.reports.overview import Spending, cost_of, heat_cell
+from genworker.reports.tables import PivotCell
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,9 @@ def test_causes_leave_out_what_differs_from_row_to_row() -> None:
     assert cause_of("no score; the last line is 'a'") == cause_of("no score; the last line is 'b'")
     assert cause_of("HTTP 500") != cause_of("HTTP 503")
     assert cause_of("cut off at max_tokens = 256") == "cut off at max_tokens = 256"
+
+
+@pytest.mark.parametrize(("mean", "level"), [(0.0, 0), (0.49, 0), (0.5, 1), (4.75, 5), (2.5, 3), (10.0, 10)])
+def test_a_cell_is_shaded_by_the_nearest_whole_mark(mean: float, level: int) -> None:
+    assert heat_cell(PivotCell(2, [mean])).level == level
+    assert heat_cell(PivotCell(2)).level is None

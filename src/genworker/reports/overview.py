@@ -155,7 +155,7 @@ def heat_cell(cell: PivotCell | None) -> HeatCell:
         "–" if value is None else f"{value:.2f}",
         "" if around is None else f"±{around:.1f}",
         f"{len(cell.scores)}/{cell.planned}",
-        None if value is None else round(value),
+        None if value is None else int(value + 0.5),
         len(cell.scores) < cell.planned,
         True,
     )
