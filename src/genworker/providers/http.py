@@ -156,9 +156,15 @@ class EndpointClient(httpx2.AsyncClient):
         return await self._way.handle_async_request(request)
 
 
-ONCE: Final[Any] = {"headers": {}, "params": {}, "max_retries": 0, "timeout": None, "idempotency_key": "unsent"}
-"""What the SDKs' low-level calls are told, so that they neither copy their defaults at each call nor draw a
-key that they have no header for."""
+ONCE: Final[Any] = {
+    "headers": {},
+    "params": {},
+    "max_retries": 0,
+    "timeout": None,
+    "idempotency_key": "unsent",
+}
+"""Options of the SDKs' low-level calls: they say what is default anyway, so that the SDKs neither copy their
+defaults at each call nor draw a random key, which neither of them sends."""
 
 
 def decode_answer(response: httpx2.Response) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from genworker.errors import StoreError
 from genworker.paths import Paths
@@ -82,6 +81,8 @@ class RunJournal:
             self._file = _LineFile(self.path, 0o660 if group_permissions else 0o600)
         except OSError as error:
             raise cannot_write(error, self.path) from error
+        import structlog  # here: it brings rich's tracebacks, a tenth of a second that `status` need not pay
+
         self._log = structlog.wrap_logger(
             self._file,
             wrapper_class=structlog.BoundLogger,
