@@ -59,6 +59,12 @@ fix: $(READY) ## Format, and mend what the linter can
 crashtest: $(READY) ## The long form of the kill and fault tests; prints its counts
 	PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
 
+bench: $(READY) ## The short set of benchmarks; prints tables (docs/performance.md)
+	$(BIN)/python -m bench
+
+simulate: $(READY) ## Play cohorts in virtual time with the shipped scheduler
+	$(BIN)/python -m bench.simulate $(ARGS)
+
 build: $(READY) ## Build the membership of COHORT from the catalogue
 	$(GENWORKER) cohort build $(COHORT) $(ARGS)
 
@@ -73,6 +79,9 @@ status: $(READY) ## Say how far COHORT is
 
 report: $(READY) ## Average COHORT's scores into tables
 	$(GENWORKER) report $(COHORT) $(ARGS)
+
+verify: $(READY) ## Check every file of COHORT's generations
+	$(GENWORKER) verify $(COHORT) $(ARGS)
 
 retry: $(READY) ## Ask again for answers of COHORT that are no good
 	$(GENWORKER) retry $(COHORT) $(ARGS)

@@ -93,10 +93,10 @@ def main(arguments: list[str] | None = None) -> None:
         ("the store, 256 at once", lambda root: asyncio.run(commit_all(root / "s256", count, 256)), count),
     ]
     rates: dict[str, float] = {}
-    with workplace("commit") as root:
-        for name, way, number in ways:
-            os.sync()
-            rates[name] = number / way(root)
+    root = workplace("commit")
+    for name, way, number in ways:
+        os.sync()
+        rates[name] = number / way(root)
     plain, each = rates[ways[0][0]], rates[ways[1][0]]
     publish(
         "commit",

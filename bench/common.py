@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,16 +171,15 @@ def write_project(root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_f
     return count
 
 
-@contextmanager
-def workplace(name: str) -> Iterator[Path]:
-    """A directory on the disk that holds this repository: the store's speed is that disk's."""
-    base = ROOT / "build" / "bench"
+def workplace(name: str) -> Path:
+    """A new directory below ``build/bench``, or below ``BENCH_DIR``: the store's speed is that disk's.
+
+    It stays: for minutes after a large removal ext4 makes files five to fifteen times slower, and the next
+    figures would be wrong. ``make clean`` removes ``build``.
+    """
+    base = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
     base.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
 
 
 def machine() -> dict[str, Any]:

@@ -25,12 +25,12 @@ from bench.common import (
 
 def run_genworker(url: str, count: int, in_flight: int) -> Measured:
     """A fresh project of `count` drafts, run to its end."""
-    with workplace("engine") as root:
-        write_project(root, drafts_only(count), url, in_flight=in_flight)
-        result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
-        done = sum(1 for _ in (root / "data/gens/draft").glob("*/metadata.json"))
-        assert (result.exit_code, done) == (0, count), result.output
-        return result
+    root = workplace("engine")
+    write_project(root, drafts_only(count), url, in_flight=in_flight)
+    result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
+    done = sum(1 for _ in (root / "data/gens/draft").glob("*/metadata.json"))
+    assert (result.exit_code, done) == (0, count), result.output
+    return result
 
 
 def run_bare(url: str, count: int, in_flight: int) -> Measured:

@@ -14,7 +14,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--latency", type=float, default=0.1, help="seconds")
     options = parser.parse_args(arguments)
     ideal = options.count * options.latency / options.in_flight
-    with server("--no-records", "--latency", str(options.latency)) as remote, workplace("latency") as root:
+    root = workplace("latency")
+    with server("--no-records", "--latency", str(options.latency)) as remote:
         write_project(root, drafts_only(options.count), remote.openai_url, in_flight=options.in_flight)
         result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
         assert result.exit_code == 0, result.output

@@ -1,12 +1,21 @@
-"""Planning and resuming: time and memory of `plan` and `status` from 10⁴ to 10⁶ rows."""
+"""Planning and resuming: `plan`, `status`, and `run` until its first request, from 10⁴ to 10⁶ rows.
+
+`--done 0.3` resumes: the store holds three tenths of the rows. Each row more costs the same; the fit says how
+much. ``python -m bench.plan --rows 10000 100000 1000000`` takes some minutes, most of them to write the rows.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from bench.common import COHORT, genworker, lineages, measure, publish, workplace, write_project
+from bench.common import COHORT, genworker, lineages, measure, publish, server, workplace, write_project
 
 
 def lay_out_done(root: Path, share: float) -> int:
@@ -32,41 +41,77 @@ def lay_out_done(root: Path, share: float) -> int:
     return wanted
 
 
+def until_first_request(root: Path) -> float:
+    """Seconds from the start of `run` until the server has its first request."""
+    # One call at a time, each a second long: what is measured is over with the first.
+    with server("--no-records", "--latency", "1") as remote:
+        config = root / "config" / "genworker.toml"
+        config.write_text(
+            f'default_endpoint = "bench"\n[endpoints.bench]\nkind = "openai"\n'
+            f'base_url = "{remote.openai_url}"\nmax_concurrency = 1\n',
+            encoding="utf-8",
+        )
+        began = time.perf_counter()
+        with subprocess.Popen(
+            genworker("run", COHORT, "--quiet"),
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while not remote.stats()["received"]:
+                assert process.poll() is None, "the run ended before its first request"
+                time.sleep(0.02)
+            seconds = time.perf_counter() - began
+            process.send_signal(signal.SIGTERM)
+        return seconds
+
+
+def per_row(rows: Sequence[int], values: Sequence[float]) -> float:
+    """The slope of a straight line through (rows, values), by least squares."""
+    return statistics.linear_regression(rows, values).slope
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000])
     parser.add_argument("--done", type=float, default=0.0, help="share of the rows that the store holds")
     options = parser.parse_args(arguments)
-    rows, record = [], []
+    rows, record, first = [], [], []
     for count in options.rows:
-        with workplace("plan") as root:
-            written = write_project(
-                root, lineages(count // 10, evaluations=8), "http://127.0.0.1:9/v1", in_flight=64
+        root = workplace("plan")
+        written = write_project(
+            root, lineages(count // 10, evaluations=8), "http://127.0.0.1:9/v1", in_flight=64
+        )
+        done = lay_out_done(root, options.done)
+        what = f"{written:,} rows, {done:,} done"
+        for verb in ("plan", "status"):
+            result = measure(genworker(verb, COHORT, "--json"), cwd=root)
+            assert result.exit_code == 0, result.output
+            figures = (result.wall_s, result.cpu_s, result.peak_rss_mb)
+            rows.append([f"{verb}, {what}", *(f"{figure:.2f}" for figure in figures)])
+            record.append(
+                {
+                    "verb": verb,
+                    "rows": written,
+                    "done": done,
+                    "wall_s": result.wall_s,
+                    "cpu_s": result.cpu_s,
+                    "peak_rss_mb": result.peak_rss_mb,
+                }
             )
-            done = lay_out_done(root, options.done)
-            for verb in ("plan", "status"):
-                result = measure(genworker(verb, COHORT, "--json"), cwd=root)
-                assert result.exit_code == 0, result.output
-                rows.append(
-                    [
-                        f"{verb}, {written:,} rows, {done:,} done",
-                        f"{result.wall_s:.2f}",
-                        f"{result.cpu_s:.2f}",
-                        f"{result.peak_rss_mb:.0f}",
-                        f"{1e6 * result.peak_rss_mb / written:.0f}",
-                    ]
-                )
-                record.append(
-                    {
-                        "verb": verb,
-                        "rows": written,
-                        "done": done,
-                        "wall_s": result.wall_s,
-                        "cpu_s": result.cpu_s,
-                        "peak_rss_mb": result.peak_rss_mb,
-                    }
-                )
-    publish("plan", "Plan and status", ["", "wall s", "CPU s", "peak RSS MB", "bytes per row"], rows, record)
+        first.append(until_first_request(root))
+        rows.append([f"run until its first request, {what}", f"{first[-1]:.2f}", "", ""])
+        record.append({"verb": "run", "rows": written, "done": done, "first_request_s": first[-1]})
+    if len(options.rows) > 1:
+        plans = [entry for entry in record if entry["verb"] == "plan"]
+        counts = [int(entry["rows"]) for entry in plans]
+        cpu_us = 1e6 * per_row(counts, [float(entry["cpu_s"]) for entry in plans])
+        size = 1e6 * per_row(counts, [float(entry["peak_rss_mb"]) for entry in plans])
+        start_us = 1e6 * per_row(counts, first)
+        rows.append([f"each row more of a plan: {cpu_us:.1f} µs, {size:.0f} bytes", "", "", ""])
+        rows.append([f"each row more before the first request: {start_us:.1f} µs", "", "", ""])
+        record.append({"plan_us_per_row": cpu_us, "bytes_per_row": size, "start_us_per_row": start_us})
+    publish("plan", "Plan, status, start", ["", "wall s", "CPU s", "peak RSS MB"], rows, record)
 
 
 if __name__ == "__main__":

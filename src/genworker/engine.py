@@ -726,6 +726,7 @@ class _Engine:
                 pid=os.getpid(),
                 command=sys.argv[1:],
             )
+            await asyncio.sleep(0)  # the journal writes at the end of a turn
             if (trouble := journal.trouble()) is not None:
                 raise trouble
             warning = filesystem_warning(project.paths.data_root)

@@ -249,11 +249,10 @@ class Runner:
         waited = self._elsewhere.pop(job, None) is not None
         if job in self._replace and not waited:
             return True
-        theirs = await self._store.find(row.stage, row.gen_id)
-        if theirs is None and self._salvage is not None:
+        if self._salvage is not None:
             async with self._salvaging:
                 await self._salvage()
-            theirs = await self._store.find(row.stage, row.gen_id)
+        theirs = await self._store.find(row.stage, row.gen_id)
         if theirs is None:
             return True
         self._scheduler.answered(job)
@@ -330,6 +329,9 @@ class Runner:
         self._calls[job] = task
         try:
             async with asyncio.timeout(request.timeout_s):
+                await asyncio.sleep(
+                    0
+                )  # the journal writes a turn's lines at its end: first that, then the call
                 completion = await provider.complete(request)
         except TimeoutError:
             message = f"no answer within {request.timeout_s:g} s"

@@ -12,7 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -211,6 +211,7 @@ class LoadedSettings:
     origins: Mapping[str, str]
     config: Path | None
     secrets: Mapping[str, SecretStr]
+    _samplings: dict[tuple[Stage, str, str], tuple[Sampling, bool]] = field(default_factory=dict, repr=False)
 
     def place(self, key: str) -> str:
         """Where a value came from, for messages."""
@@ -260,6 +261,15 @@ class LoadedSettings:
 
     def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
         """The parameters of one call, the more specific section over the less specific one."""
+        key = (stage, model_id, endpoint)
+        found = self._samplings.get(key)
+        if found is None:
+            found = self._samplings[key] = self._sampling(*key)
+        sampling, has_own_seed = found
+        return replace(sampling, seed=seed_for(gen_id)) if has_own_seed else sampling
+
+    def _sampling(self, stage: Stage, model_id: str, endpoint: str) -> tuple[Sampling, bool]:
+        """What the sections say, and whether each generation is to have a seed of its own."""
         settings = self.settings
         layers: list[SamplingSettings] = [settings.endpoints[endpoint]]
         if stage in settings.stages:
@@ -282,15 +292,16 @@ class LoadedSettings:
                     chosen[name] = value
             extra = _merge(extra, layer.extra_body)
         seed = chosen["seed"]
-        return Sampling(
+        sampling = Sampling(
             temperature=chosen.get("temperature"),
             top_p=chosen.get("top_p"),
             max_tokens=chosen["max_tokens"],
             stop=tuple(chosen.get("stop") or ()),
-            seed=seed_for(gen_id) if seed is True else (None if seed is False else seed),
+            seed=None if isinstance(seed, bool) else seed,
             system=chosen.get("system"),
             extra_body=extra,
         )
+        return sampling, seed is True
 
 
 def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> LoadedSettings:

@@ -171,6 +171,7 @@ def play(
     until_s: float = math.inf,
     barrier: bool = False,
     lanes_each: int = 1,
+    latencies: Sequence[float] | None = None,
 ) -> Played:
     """Play `lineages` of `stages` calls each; lineage n is in lane n modulo the number of models.
 
@@ -178,6 +179,7 @@ def play(
         charge: draws (worst case, real cost) of a call.
         until_s: stop there, as a kill does; what is out is not settled.
         lanes_each: lanes that share each model's endpoint and its limits.
+        latencies: seconds of each job's call, stage by stage, instead of drawn ones.
         barrier: begin a stage only when the one before it has ended, as the baseline to compare with.
     """
     draw = random.Random(seed)
@@ -218,7 +220,8 @@ def play(
             if not scheduler.clear(job, charges[job][0], now):
                 continue
             server = servers[lanes[job] % len(models)]
-            delay, outcome = server.take(now, server.model.latency_s * noise[job] ** server.model.sigma)
+            drawn = server.model.latency_s * noise[job] ** server.model.sigma
+            delay, outcome = server.take(now, drawn if latencies is None else latencies[job])
             served = isinstance(outcome, Completion)
             if served:
                 work[job % lineages] += delay

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from genworker.core.completion import FinishReason
 from genworker.core.parsers import get_parser
 from genworker.core.stages import Stage
@@ -170,4 +172,8 @@ def file_digest(content: bytes) -> str:
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """``metadata.json`` as bytes: indented, in the order given, ending in a newline."""
-    return (json.dumps(metadata, indent=2, ensure_ascii=False, default=str) + "\n").encode("utf-8", "replace")
+    try:
+        return orjson.dumps(metadata, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # a lone surrogate, an integer past 64 bits
+        text = json.dumps(metadata, indent=2, ensure_ascii=False, default=str)
+        return f"{text}\n".encode("utf-8", "replace")

@@ -14,9 +14,10 @@ from genworker.core.completion import Completion, CompletionRequest, FinishReaso
 from genworker.core.hints import quotas
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
+    ONCE,
+    EndpointClient,
     connection_error,
     decode_answer,
-    http_client,
     malformed,
     redactor,
     request_id_of,
@@ -58,8 +59,10 @@ class AnthropicProvider:
             max_retries=0,
             default_headers=headers,
             open_telemetry=False,
-            http_client=http_client(use_env_proxy=use_env_proxy, without_key=secret is None),
+            http_client=EndpointClient(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
+        # Whole, so that the SDK need not put it together at every call.
+        self._address = str(self._client.base_url.join("v1/messages"))
 
     async def open(self) -> None:
         """Nothing to start."""
@@ -92,7 +95,7 @@ class AnthropicProvider:
         began = clock()
         try:
             response = await self._client.post(
-                "/v1/messages", cast_to=httpx2.Response, body=self._body(request)
+                self._address, cast_to=httpx2.Response, body=self._body(request), options=ONCE
             )
         except anthropic.APIStatusError as error:
             raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import httpx2
@@ -77,7 +77,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 request.method,
                 str(request.url),
                 headers=headers,
-                data=request.content,
+                data=await request.aread(),
                 allow_redirects=False,
             ) as response:
                 body = await _read_body(response)
@@ -86,7 +86,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                     for name, value in response.raw_headers
                     if name.lower() not in _DROPPED_HEADERS
                 ]
-                return httpx2.Response(response.status, headers=kept, content=body, request=request)
+                # As a stream: with `content` httpx2 would work out headers that the endpoint has sent.
+                whole = httpx2.ByteStream(body)
+                answer = httpx2.Response(response.status, headers=kept, stream=whole, request=request)
+                await answer.aread()
+                return answer
         except TimeoutError as error:
             raise httpx2.ConnectTimeout(str(error)) from error
         except aiohttp.ClientConnectorError as error:
@@ -120,18 +124,47 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def http_client(*, use_env_proxy: bool, without_key: bool) -> httpx2.AsyncClient:
-    """The client that both SDKs are given.
+class EndpointClient(httpx2.AsyncClient):
+    """The HTTP client that both SDKs are given.
+
+    It has no cookies, authentication flow, redirects or hooks, so what httpx2 does for them at every
+    request is left out: a request is built from what the SDK says, and goes to the transport as it is.
 
     Args:
         without_key: the server takes none. The SDKs insist on one, so theirs is taken out here.
     """
-    return httpx2.AsyncClient(
-        transport=AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key),
-        follow_redirects=False,
-        trust_env=False,
-        timeout=None,  # the call's one deadline is the runner's
-    )
+
+    def __init__(self, *, use_env_proxy: bool, without_key: bool) -> None:
+        self._way = AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key)
+        self._addresses: dict[str, httpx2.URL] = {}
+        # No timeout: the call's one deadline is the runner's.
+        super().__init__(transport=self._way, follow_redirects=False, trust_env=False, timeout=None)
+
+    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
+        """A request with the SDK's own headers; the few addresses that there are, are taken apart once."""
+        if parts.get("params") or parts.get("files") or parts.get("content") is None:
+            return super().build_request(method, url, **parts)
+        address = self._addresses.get(str(url))
+        if address is None:
+            address = self._addresses[str(url)] = httpx2.URL(url)
+        # As a stream: with `content` httpx2 would work out headers that aiohttp makes anyway.
+        body = httpx2.ByteStream(parts["content"])
+        return httpx2.Request(method, address, headers=parts.get("headers"), stream=body)
+
+    async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
+        """Send a request over the transport; the whole body is there when this returns."""
+        return await self._way.handle_async_request(request)
+
+
+ONCE: Final[Any] = {
+    "headers": {},
+    "params": {},
+    "max_retries": 0,
+    "timeout": None,
+    "idempotency_key": "unsent",
+}
+"""Options of the SDKs' low-level calls: they say what is default anyway, so that the SDKs neither copy their
+defaults at each call nor draw a random key, which neither of them sends."""
 
 
 def decode_answer(response: httpx2.Response) -> dict[str, Any]:

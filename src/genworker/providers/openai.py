@@ -15,9 +15,10 @@ from genworker.core.completion import Completion, CompletionRequest, FinishReaso
 from genworker.core.hints import quotas
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
+    ONCE,
+    EndpointClient,
     connection_error,
     decode_answer,
-    http_client,
     malformed,
     redactor,
     request_id_of,
@@ -58,8 +59,10 @@ class OpenAIProvider:
             api_key=secret or "none",
             max_retries=0,
             default_headers=headers,
-            http_client=http_client(use_env_proxy=use_env_proxy, without_key=secret is None),
+            http_client=EndpointClient(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
+        # Whole, so that the SDK need not put it together at every call.
+        self._address = str(self._client.base_url.join("chat/completions"))
         if not is_openai:
             # The SDK takes these from the environment; they are nobody else's business.
             self._client.organization = None
@@ -98,7 +101,7 @@ class OpenAIProvider:
         try:
             # The low-level call: the typed one walks the parameters and builds a model per answer.
             response = await self._client.post(
-                "/chat/completions", cast_to=httpx2.Response, body=self._body(request)
+                self._address, cast_to=httpx2.Response, body=self._body(request), options=ONCE
             )
         except openai.APIStatusError as error:
             raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None

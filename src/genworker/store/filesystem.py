@@ -204,6 +204,9 @@ class FilesystemStore:
         self._run_lock = FileLock(paths.run_lock_path(run_id), self._file_mode)
         self._queue: queue.SimpleQueue[_Commit | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        # As strings: taken apart and joined anew, paths would be a tenth of a commit's work.
+        self._runs_place = str(paths.runs_dir)
+        self._places = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
         self._stage_fds: dict[Stage, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._devices: dict[Stage, int] = {}
@@ -287,16 +290,15 @@ class FilesystemStore:
         self._run_lock.release(remove=not leftovers)
 
     def _staging(self, stage: Stage) -> str:
-        return f"{self.paths.stage_dir(stage)}/{STAGING_PREFIX}{self.run_id}"
+        return f"{self._places[stage]}/{STAGING_PREFIX}{self.run_id}"
 
     def a_run_has_died(self) -> bool:
         """Whether another run has ended without cleaning up, so that its answers may wait for a sweep.
 
         One look at the directory of runs, and at the lock of each other run that there is.
         """
-        place = self.paths.runs_dir
         try:
-            stamp = place.stat().st_mtime_ns
+            stamp = os.stat(self._runs_place).st_mtime_ns  # noqa: PTH116 (before every call: see `_places`)
         except OSError:
             return False
         if stamp != self._runs_stamp:  # a run has begun or ended
@@ -332,7 +334,7 @@ class FilesystemStore:
 
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
         """See `genworker.ports.GenerationStore.find`."""
-        if not os.path.lexists(f"{self.paths.stage_dir(stage)}/{gen_id}"):  # noqa: ASYNC240 (one stat)
+        if not os.path.lexists(f"{self._places[stage]}/{gen_id}"):  # noqa: ASYNC240 (one stat)
             return None
         found = await asyncio.to_thread(read_generation, self.paths.gens_root, stage, gen_id)
         return None if is_remnant(found) else found
@@ -428,9 +430,11 @@ class FilesystemStore:
         if directory in self._replaced:  # an older version, which could not be moved aside at first
             self._keep_aside(answer.stage, answer.gen_id, directory)
             self._replaced.discard(directory)
-        elif os.path.lexists(directory):  # an earlier try of this very answer
+        try:
+            os.mkdir(directory, self._dir_mode)  # noqa: PTH102
+        except FileExistsError:  # an earlier try of this very answer
             shutil.rmtree(directory)
-        os.mkdir(directory, self._dir_mode)  # noqa: PTH102
+            os.mkdir(directory, self._dir_mode)  # noqa: PTH102
         item.staged = directory
         # The raw text first: the log may have missed it, and parsing may take this process down.
         self._write(f"{directory}/{RAW_FILE}", answer.raw_text.encode("utf-8", "replace"))
@@ -477,15 +481,15 @@ class FilesystemStore:
     def _place(self, item: _Commit) -> None:
         answer, generation = item.answer, item.generation
         assert generation is not None
-        final = f"{self.paths.stage_dir(answer.stage)}/{answer.gen_id}"
-        if os.path.islink(final):  # noqa: PTH114
-            raise OSError(errno.ELOOP, "is a symbolic link", final)
+        final = f"{self._places[answer.stage]}/{answer.gen_id}"
         item.result = generation
         try:
             rename_no_replace(item.staged, final)
         except OSError as error:
             if error.errno not in _TAKEN:
                 raise
+            if os.path.islink(final):  # noqa: PTH114
+                raise OSError(errno.ELOOP, "is a symbolic link", final) from None
             theirs = self._standing(answer.stage, answer.gen_id)
             if item.replace or theirs is None or is_remnant(theirs):
                 self._exchange(item, final)

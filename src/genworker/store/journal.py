@@ -1,7 +1,8 @@
-"""A run's journal: JSON lines below the data root, each written before the next thing happens."""
+"""A run's journal: JSON lines below the data root, written before the event loop's next turn."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,26 +20,33 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 class _LineFile:
-    """A file that takes one whole line per system call, so that a kill never leaves half of one behind.
+    """A file that takes whole lines, all of one turn of the event loop in one system call.
 
-    What the disk refuses is kept and written before the next line: a journal has no holes.
+    So a kill never leaves half a line behind, and loses none that was written in an earlier turn. What the
+    disk refuses is kept and written before the next line: a journal has no holes.
     """
 
     def __init__(self, path: Path, mode: int) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, mode)
-        self._refused = bytearray()
+        self._unwritten = bytearray()
         self.error: OSError | None = None
 
     def write(self, line: bytes) -> None:
-        self._refused += line
-        self.flush()
+        if not self._unwritten:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:  # no loop: nothing else would write it
+                self._unwritten += line
+                self.flush()
+                return
+        self._unwritten += line
 
     def flush(self) -> None:
         """Write what is left; sets or clears `error`."""
         try:
-            while self._refused:
-                del self._refused[: os.write(self._fd, self._refused)]
+            while self._unwritten:
+                del self._unwritten[: os.write(self._fd, self._unwritten)]
             self.error = None
         except OSError as error:
             self.error = error
@@ -46,6 +54,7 @@ class _LineFile:
     def close(self) -> None:
         self.flush()
         os.close(self._fd)
+        self._fd = -1
 
 
 class RunJournal:
