@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from openai import AsyncOpenAI
-
 PROMPT = "Write.\n" + "Tides: " + "The sea comes and goes. " * 20 + "\nLocks: " + "A lock lifts a boat. " * 20
 
 
 async def main(url: str, count: int, in_flight: int) -> None:
+    from openai import AsyncOpenAI  # here: others import this module for the prompt only
+
     client = AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
     semaphore = asyncio.Semaphore(in_flight)
 

@@ -9,8 +9,9 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -62,8 +63,18 @@ class Measured:
     output: str
 
 
-def measure(command: Sequence[str], *, cwd: Path | None = None, cpu: int | None = None) -> Measured:
-    """Run a command to its end; `cpu` pins it to one processor where the system can."""
+def measure(
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    cpu: int | None = None,
+    env: Mapping[str, str] | None = None,
+    limit_s: float = 3600,
+) -> Measured:
+    """Run a command to its end, at most `limit_s`; `cpu` pins it to one processor where the system can.
+
+    Its children count as far as it waited for them: their CPU time is added, the peak is the largest's.
+    """
     began = time.perf_counter()
     pin = None
     if cpu is not None and hasattr(os, "sched_setaffinity"):
@@ -72,8 +83,13 @@ def measure(command: Sequence[str], *, cwd: Path | None = None, cpu: int | None 
             os.sched_setaffinity(0, {cpu})
 
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(command, cwd=cwd, stdout=out, stderr=subprocess.STDOUT, preexec_fn=pin)
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT, preexec_fn=pin
+        )
+        watch = threading.Timer(limit_s, process.kill)
+        watch.start()
         _, status, usage = os.wait4(process.pid, 0)
+        watch.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         output = out.read()

@@ -329,6 +329,8 @@ class LLMServer:
             self._on_completion(connection, http, "openai")
         elif http.method == "POST" and http.path.endswith("/v1/messages"):
             self._on_completion(connection, http, "anthropic")
+        elif http.method == "GET" and http.path.endswith("/v1/models"):  # some clients ask before they start
+            connection.send(Response(200, b'{"object": "list", "data": []}'))
         elif http.method == "GET" and http.path == "/stats":
             connection.send(Response(200, json.dumps(self.stats()).encode()))
         elif http.method == "GET" and http.path == "/records":
