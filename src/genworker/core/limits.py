@@ -89,6 +89,7 @@ class LaneLimit:
         "_check",
         "_clean",
         "_cut_round",
+        "_doubt",
         "_held_rounds",
         "_hold",
         "_knee",
@@ -125,6 +126,7 @@ class LaneLimit:
         self._cut_round = 0  # rounds up to this one have had their say
         self._low: dict[int, list[float]] = {}
         self._base: dict[int, float] = {}
+        self._doubt: dict[int, float] = {}
         self._check: tuple[float, float, float] | None = None
 
     @property
@@ -262,37 +264,45 @@ class LaneLimit:
         """Compare a round's median latency with the baseline, as logarithms, stage by stage."""
         baseline = min((len(low) for low in self._low.values()), default=0)
         if held.level <= LOW * self._start and baseline < BASELINE_ANSWERS:
-            self._learn(held, 0.0)
+            self._learn(held, 0.0, 0.0)
             return
         excesses: list[float] = []
         for stage, base in self._base.items():
             excesses += [value - base for value in held.all_logs(stage)]
-        excess = 0.0
+        excess = error = 0.0
         if len(excesses) >= MIN_ROUND // 2 and baseline:
             excesses.sort()
             excess = excesses[len(excesses) // 2]
             if excess == math.inf:
                 return
             spread = (excess - excesses[len(excesses) // 4]) / 0.674
-            error = 1.25 * spread * math.sqrt(1.0 / len(excesses) + 1.0 / baseline)
+            own = 1.25 * spread / math.sqrt(len(excesses))
+            error = math.hypot(own, max(self._doubt.values()))
             self._decide(held, excess, error)
         elif not self._hold:
             self._proven = max(self._proven, held.level)
         if held.sent.keys() - self._base.keys():
             # A stage that comes late is taken to suffer from the present load as the others do.
-            self._learn(held, max(0.0, excess))
+            self._learn(held, max(0.0, excess), error)
 
-    def _learn(self, held: _Round, excess: float) -> None:
-        """Take a round into the baseline of its stages."""
+    def _learn(self, held: _Round, excess: float, error: float) -> None:
+        """Take a round into the baseline of its stages.
+
+        Args:
+            excess, error: how much slower than its baseline the round is, and the standard error of that.
+        """
         for stage in held.sent:
             low = self._low.get(stage, [])
             values = [value - excess for value in held.all_logs(stage)]
             if len(values) < MIN_ROUND // 2 or len(low) >= BASELINE_ANSWERS:
                 continue
             low = sorted([*low, *values])
-            if low[len(low) // 2] < math.inf:
+            middle = low[len(low) // 2]
+            if middle < math.inf:
                 self._low[stage] = low
-                self._base[stage] = low[len(low) // 2]
+                self._base[stage] = middle
+                spread = (middle - low[len(low) // 4]) / 0.674
+                self._doubt[stage] = math.hypot(1.25 * spread / math.sqrt(len(low)), error)
 
     def _decide(self, held: _Round, excess: float, error: float) -> None:
         if self._check is not None and held.number > self._cut_round:

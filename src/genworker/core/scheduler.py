@@ -30,7 +30,7 @@ from genworker.errors import (
 
 NO_LANE = -1
 """Lane of a job that asks no endpoint (a copy): it needs no slot."""
-WINDOW = 512
+WINDOW = 2048
 """Children that are ready, their parents' texts in memory: up to here the earliest stage goes first."""
 LEAD_S = 2.0
 """How far the first call of a shared prompt goes ahead of the others: then the cache holds it."""
