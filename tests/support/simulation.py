@@ -16,7 +16,7 @@ from typing import Literal
 
 from genworker.core.budget import Budget, Charge
 from genworker.core.completion import Completion, FinishReason, Usage
-from genworker.core.hints import Quantity, Quota
+from genworker.core.hints import FEW_CALLS, Quantity, Quota
 from genworker.core.lane import LaneSpec
 from genworker.core.scheduler import WINDOW, EndpointSpec, GiveUp, JobState, RetryPolicy, Scheduler
 from genworker.errors import ProviderError, ProviderUnavailableError, RateLimitedError
@@ -103,8 +103,8 @@ class _Allowance:
     def quota(self, quantity: Quantity, factor: float) -> Quota:
         """As `hints.quotas` reads it from headers."""
         left = math.floor(self._size - self._used) / self._size
-        full_s = self._used / (self._per_s * factor)
-        return Quota(quantity, self._per_s * factor * 60, max(left, 1 - full_s / 60))
+        few = quantity is Quantity.REQUESTS and self._used <= FEW_CALLS
+        return Quota(quantity, self._per_s * factor * 60, 1.0 if few else left)
 
 
 class _Server:
