@@ -596,6 +596,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[int, Options]:
     parser.add_argument("--burst", type=float)
     parser.add_argument("--tpm", type=float)
     parser.add_argument("--token-burst", type=float)
+    parser.add_argument("--window", choices=("bucket", "sliding", "fixed"), default="bucket")
     parser.add_argument("--max-concurrent", type=int)
     parser.add_argument("--slow-above", type=int)
     parser.add_argument("--slow-slope", type=float, default=1.0)
@@ -612,6 +613,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[int, Options]:
         burst=given.burst,
         tpm=given.tpm,
         token_burst=given.token_burst,
+        window=given.window,
         max_concurrent=given.max_concurrent,
         slow_above=given.slow_above,
         slow_slope=given.slow_slope,

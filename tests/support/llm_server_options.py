@@ -7,6 +7,7 @@ its first completion request (after its start or its last reset), so that a slow
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -214,6 +215,7 @@ class Limits:
     burst: float | None = None  # its size in requests; None: a second's worth, at least 1
     tpm: float | None = None  # tokens a minute, prompt and answer, taken on arrival
     token_burst: float | None = None  # its size in tokens; None: a minute's worth
+    window: Literal["bucket", "sliding", "fixed"] = "bucket"  # how a burst's worth of time is counted
     max_concurrent: int | None = None  # requests served at once
     slow_above: int | None = None  # latency × (1 + slow_slope × (n − slow_above) / slow_above), n at once
     slow_slope: float = 1.0  # 1: throughput stays level; above 1 it falls
@@ -293,14 +295,29 @@ _DEFAULT = Behaviour()
 
 @dataclass(slots=True)
 class _Bucket:
-    """A token bucket whose rate may change."""
+    """What is left of a limit whose rate may change."""
 
     level: float
     updated: float
+    window: str = "bucket"
+    taken: deque[tuple[float, float]] = field(default_factory=deque)  # (when, how much), for "sliding"
 
     def refill(self, now: float, per_s: float, size: float) -> None:
-        self.level = min(size, self.level + (now - self.updated) * per_s)
+        window_s = size / per_s
+        if self.window == "bucket":
+            self.level += (now - self.updated) * per_s
+        elif self.window == "fixed":
+            self.level += size if now // window_s > self.updated // window_s else 0.0
+        else:
+            while self.taken and self.taken[0][0] <= now - window_s:
+                self.level += self.taken.popleft()[1]
+        self.level = min(size, self.level)
         self.updated = now
+
+    def take(self, amount: float) -> None:
+        self.level -= amount
+        if self.window == "sliding":
+            self.taken.append((self.updated, amount))
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,9 +367,9 @@ class Limiter:
                     self.wait_s = short * 60.0 / (limits.tpm * factor)
                     return "tokens"
         if requests is not None:
-            requests.level = max(0.0, requests.level - 1.0) if not limits.enforce else requests.level - 1.0
+            requests.take(1.0 if limits.enforce else min(1.0, requests.level))
         if token_bucket is not None:
-            token_bucket.level = max(0.0, token_bucket.level - needed)
+            token_bucket.take(min(needed, token_bucket.level))
         return None
 
     def quotas(self, now: float, elapsed_s: float) -> dict[str, Quota]:
@@ -394,7 +411,7 @@ class Limiter:
         size = self._size(kind, factor)
         bucket = self._requests if kind == "rpm" else self._tokens
         if bucket is None:
-            bucket = _Bucket(size, now)
+            bucket = _Bucket(size, now, self._limits.window)
             if kind == "rpm":
                 self._requests = bucket
             else:

@@ -9,12 +9,14 @@ import heapq
 import math
 import random
 from array import array
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from genworker.core.budget import Budget, Charge
 from genworker.core.completion import Completion, FinishReason, Usage
-from genworker.core.hints import Quantity, Quota
+from genworker.core.hints import FEW_CALLS, Quantity, Quota
 from genworker.core.lane import LaneSpec
 from genworker.core.scheduler import WINDOW, EndpointSpec, GiveUp, JobState, RetryPolicy, Scheduler
 from genworker.errors import ProviderError, ProviderUnavailableError, RateLimitedError
@@ -26,21 +28,26 @@ class Model:
 
     Attributes:
         sigma: of the lognormal latency whose median is `latency_s`; 0 for a constant one.
-        rpm: a token bucket over requests; `burst` is its size, one second's worth when ``None``.
-        tpm: the same over tokens.
-        hint_s: what a refusal says; ``None``: nothing.
+        rpm, tpm: requests and tokens a minute.
+        window: how they are counted: by a token "bucket", over the last `window_s` ("sliding"), or from one
+            multiple of `window_s` to the next ("fixed").
+        window_s: so much of the limits may be used at once; the bucket's size.
+        hint_s: what a refusal says; ``None``: nothing; infinite: how long it is going to take.
         at_once: calls that are taken at the same time; the others are refused.
         slow_above: calls at once from which latency grows in proportion.
         schedule: (from second, factor on rpm, tpm and at_once).
         failing: (from, to) seconds in which every call fails with a 503, or a 429 when `fails_with_429`.
+        failure_rate, refusal_rate: share of calls that get a 503, and a 429, whatever the load.
         announce: the limits stand in every answer.
+        sizes: σ of the lognormal length of answers.
     """
 
     latency_s: float = 0.8
     sigma: float = 0.0
     rpm: float | None = None
-    burst: float | None = None
     tpm: float | None = None
+    window: Literal["bucket", "sliding", "fixed"] = "bucket"
+    window_s: float = 1.0
     hint_s: float | None = 1.0
     at_once: int | None = None
     slow_above: int | None = None
@@ -48,86 +55,109 @@ class Model:
     failing: tuple[float, float] = (0.0, 0.0)
     fails_with_429: bool = False
     failure_rate: float = 0.0
+    refusal_rate: float = 0.0
     announce: bool = False
     tokens: tuple[int, int] = (300, 400)
+    sizes: float = 0.08
     round_trip_s: float = 0.002
 
 
-@dataclass(slots=True)
+class _Allowance:
+    """What is left of one limit."""
+
+    def __init__(self, model: Model, per_min: float) -> None:
+        self._model, self._per_s = model, per_min / 60.0
+        self._seen_s = 0.0
+        self._used = 0.0
+        self._log: deque[tuple[float, float]] = deque()
+        self._size = 1.0
+
+    def look(self, now: float, factor: float) -> None:
+        per_s, window_s = self._per_s * factor, self._model.window_s
+        self._size = max(1.0, per_s * window_s)
+        if self._model.window == "bucket":
+            self._used = max(0.0, self._used - (now - self._seen_s) * per_s)
+        elif self._model.window == "fixed":
+            if now // window_s > self._seen_s // window_s:
+                self._used = 0.0
+        else:
+            while self._log and self._log[0][0] <= now - window_s:
+                self._used -= self._log.popleft()[1]
+        self._used = min(self._used, self._size)
+        self._seen_s = now
+
+    def fits(self, amount: float) -> bool:
+        return self._used + min(amount, self._size) <= self._size + 1e-9
+
+    def take(self, amount: float) -> None:
+        self._used += amount
+        self._log.append((self._seen_s, amount))
+
+    def wait_s(self, factor: float) -> float:
+        """How long until something is let in again."""
+        if self._model.window == "bucket":
+            return 1.0 / (self._per_s * factor)
+        start = self._log[0][0] if self._model.window == "sliding" else self._seen_s // self._model.window_s
+        return max(0.0, start + self._model.window_s - self._seen_s)
+
+    def quota(self, quantity: Quantity, factor: float) -> Quota:
+        """As `hints.quotas` reads it from headers."""
+        left = math.floor(self._size - self._used) / self._size
+        few = quantity is Quantity.REQUESTS and self._used <= FEW_CALLS
+        return Quota(quantity, self._per_s * factor * 60, 1.0 if few else left)
+
+
 class _Server:
-    model: Model
-    draw: random.Random
-    in_flight: int = 0
-    level: float = -1.0
-    token_level: float = -1.0
-    seen_s: float = 0.0
-    received: int = 0
-    refused: int = 0
-    most: int = 0
-    latencies: list[float] = field(default_factory=list)
-    floor: list[float] = field(default_factory=list)
+    def __init__(self, model: Model, draw: random.Random) -> None:
+        self.model, self._draw = model, draw
+        self.in_flight = self.received = self.refused = self.most = 0
+        self.latencies: list[float] = []
+        self.floor: list[float] = []
+        self._limits = {
+            quantity: _Allowance(model, per_min)
+            for quantity, per_min in ((Quantity.REQUESTS, model.rpm), (Quantity.TOKENS, model.tpm))
+            if per_min is not None
+        }
 
-    def factor(self, now: float) -> float:
-        factor = 1.0
-        for from_s, value in self.model.schedule:
-            if now >= from_s:
-                factor = value
-        return factor
-
-    def _quotas(self, factor: float) -> tuple[Quota, ...]:
-        model = self.model
-        found = []
-        if model.announce and model.rpm is not None:
-            size = max(1.0, (model.burst or model.rpm / 60) * factor)
-            found.append(Quota(Quantity.REQUESTS, model.rpm * factor, math.floor(self.level) / size))
-        if model.announce and model.tpm is not None:
-            size = model.tpm / 60 * factor
-            found.append(Quota(Quantity.TOKENS, model.tpm * factor, self.token_level / size))
-        return tuple(found)
+    def _factor(self, now: float) -> float:
+        return next((value for from_s, value in reversed(self.model.schedule) if now >= from_s), 1.0)
 
     def take(self, now: float, floor: float) -> tuple[float, ProviderError | Completion]:
         """(seconds until the client hears, what it hears); a call that is served counts as in flight."""
-        model, factor = self.model, self.factor(now)
+        model, factor = self.model, self._factor(now)
         self.received += 1
         read, written = model.tokens
-        tokens = read + round(written * (0.85 + 0.3 * self.draw.random()))
-        if model.rpm is not None:
-            size = max(1.0, (model.burst or model.rpm / 60) * factor)
-            level = size if self.level < 0 else self.level
-            self.level = min(size, level + (now - self.seen_s) * model.rpm * factor / 60)
-        if model.tpm is not None:
-            size = model.tpm / 60 * factor
-            level = size if self.token_level < 0 else self.token_level
-            self.token_level = min(size, level + (now - self.seen_s) * model.tpm * factor / 60)
-        self.seen_s = now
-        over = (
-            (model.rpm is not None and self.level < 1.0)
-            or (model.tpm is not None and self.token_level < min(tokens, model.tpm / 60 * factor))
-            or (model.at_once is not None and self.in_flight >= model.at_once * factor)
-        )
+        written = max(1, round(written * math.exp(self._draw.gauss(0.0, model.sizes))))
+        sizes = {Quantity.REQUESTS: 1, Quantity.TOKENS: read + written}
+        for limit in self._limits.values():
+            limit.look(now, factor)
+        short = [limit for quantity, limit in self._limits.items() if not limit.fits(sizes[quantity])]
+        full = model.at_once is not None and self.in_flight >= model.at_once * factor
         down = model.failing[0] <= now < model.failing[1]
-        if over or (down and model.fails_with_429):
+        if short or full or (down and model.fails_with_429) or self._draw.random() < model.refusal_rate:
             self.refused += 1
-            refusal = RateLimitedError(
-                "HTTP 429", retry_after_s=model.hint_s, status=429, quotas=self._quotas(factor)
-            )
-            return model.round_trip_s, refusal
-        if down or self.draw.random() < model.failure_rate:
-            return model.round_trip_s, ProviderUnavailableError("HTTP 503", status=503, may_be_billed=True)
-        if model.rpm is not None:
-            self.level -= 1.0
-        if model.tpm is not None:
-            self.token_level -= tokens
+            hint = model.hint_s
+            if hint == math.inf:
+                hint = max((limit.wait_s(factor) for limit in short), default=1.0)
+            quotas = self._quotas(factor)
+            return model.round_trip_s, RateLimitedError("429", retry_after_s=hint, status=429, quotas=quotas)
+        if down or self._draw.random() < model.failure_rate:
+            return model.round_trip_s, ProviderUnavailableError("503", status=503, may_be_billed=True)
+        for quantity, limit in self._limits.items():
+            limit.take(sizes[quantity])
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
-        slow = 1.0
-        if model.slow_above is not None:
-            slow = max(1.0, self.in_flight / model.slow_above)
+        slow = max(1.0, self.in_flight / model.slow_above) if model.slow_above is not None else 1.0
         self.floor.append(floor)
         self.latencies.append(floor * slow)
-        usage = Usage(input_tokens=read, output_tokens=tokens - read)
+        usage = Usage(input_tokens=read, output_tokens=written)
         answer = Completion("text", FinishReason.STOP, usage, floor * slow, quotas=self._quotas(factor))
         return floor * slow, answer
+
+    def _quotas(self, factor: float) -> tuple[Quota, ...]:
+        if not self.model.announce:
+            return ()
+        return tuple(limit.quota(quantity, factor) for quantity, limit in self._limits.items())
 
 
 @dataclass(slots=True)

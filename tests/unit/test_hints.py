@@ -79,6 +79,18 @@ def test_anthropic_announces_input_and_output_as_well() -> None:
     assert found == (Quota(Quantity.INPUT, 400_000.0, 0.0), Quota(Quantity.OUTPUT, 80_000.0, None))
 
 
+def test_an_allowance_of_one_call_is_not_used_up_by_somebody_else() -> None:
+    found = quotas(
+        raw(
+            x_ratelimit_limit_requests="60",
+            x_ratelimit_remaining_requests="0",
+            x_ratelimit_reset_requests="1s",
+        ),
+        NOW,
+    )
+    assert found == (Quota(Quantity.REQUESTS, 60.0, 1.0),)
+
+
 def test_a_daily_allowance_is_not_one_per_minute() -> None:
     assert quotas(raw(x_ratelimit_limit_requests="200", x_ratelimit_reset_requests="7m12s"), NOW) == ()
 

@@ -9,7 +9,8 @@ from collections import deque
 import pytest
 
 from genworker.core.limits import START, LaneLimit
-from genworker.core.rates import SHARE, StartRate, TokenRate
+from genworker.core.noise import BETS, FORGIVEN, SAMPLE, Noise
+from genworker.core.rates import MOST_CUT, SCOUT_S, SHARE, StartRate, TokenRate
 
 
 def fill(limit: LaneLimit) -> list[int]:
@@ -120,6 +121,82 @@ def test_an_unannounced_rate_is_learned_from_refusals() -> None:
             now += 1.0
     assert taken / 60.0 == pytest.approx(20.0, rel=0.1)
     assert refused / taken < 0.05
+
+
+def test_a_pause_that_was_too_short_is_tried_out_with_one_call() -> None:
+    rate = StartRate()
+    for number in range(10):
+        rate.take(number / 100)
+    rate.refused(0.1)
+    rate.take(1.0)
+    learned = rate.learned_per_s
+    rate.refused(1.0)
+    rate.take(2.0)
+    assert rate.learned_per_s == learned
+    assert rate.ready_at_s >= 2.0 + SCOUT_S
+
+
+def test_one_refusal_does_not_stop_a_rate() -> None:
+    rate = StartRate()
+    for number in range(100):
+        rate.take(number / 100)
+    rate.refused(1.0)
+    rate.take(1.1)
+    learned = rate.learned_per_s
+    assert learned is not None
+    rate.take(59.0)
+    rate.refused(60.0)
+    rate.take(60.1)
+    assert rate.learned_per_s == pytest.approx(learned / MOST_CUT * SHARE)
+
+
+def test_refusals_within_the_known_limits_are_noise() -> None:
+    noise = Noise()
+    for number in range(BETS):
+        assert not noise.refused()
+        for _ in range(12):
+            noise.sent()
+        assert noise.lost((40.0, float(number))) == (number == BETS - 1)
+    assert noise.before == (40.0, 0.0)
+    assert noise.refused()
+    for _ in range(10 * SAMPLE):
+        for _ in range(12):
+            noise.sent()
+        assert noise.refused()
+
+
+def test_more_refusals_than_noise_brings_are_a_limit() -> None:
+    noise = Noise()
+    for _ in range(BETS):
+        for _ in range(12):
+            noise.sent()
+        noise.lost((None, None))
+    assert noise.is_known
+    found = []
+    for _ in range(SAMPLE):
+        noise.sent()
+        found.append(noise.refused())
+    assert not noise.is_known
+    assert not found[-1]
+
+
+def test_rare_refusals_within_the_limits_are_chance() -> None:
+    noise = Noise()
+    for _ in range(10 * BETS):
+        for _ in range(FORGIVEN + 1):
+            noise.sent()
+        assert not noise.lost((None, None))
+
+
+def test_a_refusal_at_fewer_calls_takes_back_a_limit_that_was_met_once() -> None:
+    limit = LaneLimit(256)
+    serve(limit, 2000)
+    limit.refused(fill(limit)[-1], 0, 10.0)
+    assert limit.knee is not None
+    while limit.in_flight > 20:
+        limit.failed(0, 0)
+    limit.refused(limit.admit(0), 0, 11.0, paced=True)
+    assert limit.knee is None
 
 
 def test_an_announced_rate_is_kept_evenly() -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anthropic
 import openai
@@ -40,7 +40,7 @@ from support.llm_server import (
     prompt_sha256,
     spawn,
 )
-from support.llm_server_options import latency_of
+from support.llm_server_options import Limiter, latency_of
 
 KEY = "sk-secret-of-the-test"
 QUICK = Options(words=20)
@@ -757,6 +757,16 @@ def test_slowing_down_without_refusing() -> None:
     assert not server.refused
     assert seconds_of(server.records[0]) < seconds_of(server.records[15])
     assert seconds_of(server.records[15]) > 0.19
+
+
+@pytest.mark.parametrize(("window", "taken"), [("bucket", 11), ("sliding", 10), ("fixed", 20)])
+def test_a_limit_may_be_counted_in_three_ways(
+    window: Literal["bucket", "sliding", "fixed"], taken: int
+) -> None:
+    limiter = Limiter(Limits(rpm=600, burst=10, window=window))
+    moments = [0.95] * 15 + [1.05] * 15
+    answers = [limiter.refuses(now, now, 0, lambda: 0) for now in moments]
+    assert answers.count(None) == taken
 
 
 def test_announced_limits() -> None:

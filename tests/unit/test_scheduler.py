@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Literal
 
 import pytest
 
@@ -365,6 +366,21 @@ def test_a_server_that_takes_forty_at_once() -> None:
     assert played.done() == 2000
     assert played.makespan_s <= 1.2 * sum(played.servers[0].floor) / 40
     assert played.refused_share < 0.01
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_refusals_that_do_not_depend_on_the_rate_do_not_slow_a_lane_down_for_long(seed: int) -> None:
+    played = play([Model(0.5, refusal_rate=0.08, hint_s=0.3)], lineages=2000, stages=1, seed=seed)
+    assert played.done() == 2000
+    # Taken for a limit, they would cost four minutes.
+    assert played.makespan_s < 45.0
+
+
+@pytest.mark.parametrize("window", ["bucket", "sliding", "fixed"])
+def test_a_minute_is_counted_in_several_ways(window: Literal["bucket", "sliding", "fixed"]) -> None:
+    played = play([Model(0.1, rpm=1200, window=window, window_s=60)], lineages=2400, stages=1)
+    assert played.makespan_s < 1.15 * 120
+    assert played.refused_share < 0.06
 
 
 @pytest.mark.parametrize("fails_with_429", [False, True])

@@ -254,7 +254,10 @@ def retry(
         if_locked=if_locked,
     )
     if not chosen.jobs and not json_:
-        say("Nothing of that kind is in the store: there is nothing to ask again.")
+        say(
+            "Nothing of that kind is in the store: there is nothing to ask again. "
+            f"What is missing is made by: genworker run {cohort}"
+        )
         return 0
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
@@ -443,7 +446,7 @@ def plan_table(record: dict[str, Any]) -> list[str]:
         if facts["stale"]:
             why.append(f"{facts['stale']} stale")
         to_do = str(facts["calls"]) + (f" + {facts['copies']} copies" if facts["copies"] else "")
-        cost = cost_text(Decimal(facts["cost_usd"]), facts["unpriced"])
+        cost = cost_text(Decimal(facts["cost_usd"]), facts["unpriced"]) if facts["calls"] else "-"
         rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-", cost])
     lines = table(["stage", "plan", "in store", "to do", "why", "est. cost"], rows, right=(1, 2, 3))
     if len(record["models"]) > 1 or any(group["calls"] for group in record["models"]):
@@ -467,7 +470,9 @@ def plan_table(record: dict[str, Any]) -> list[str]:
 
 
 def dollars(amount: Decimal) -> str:
-    """An amount for people; less than a cent is not nothing."""
+    """An amount for people; less than a cent is not nothing, and nothing is no amount that was rounded."""
+    if not amount:
+        return "free"
     return "<$0.01" if 0 < amount < Decimal("0.01") else f"${amount:,.2f}"
 
 
@@ -497,7 +502,8 @@ def plan_sentences(record: dict[str, Any]) -> list[str]:
         caps, spent = record["caps"], record["spent"]
         shown = []
         if caps["cost_usd"] is not None:
-            shown.append(f"${caps['cost_usd']} (spent so far: {dollars(Decimal(spent['cost_usd'] or 0))})")
+            so_far = Decimal(spent["cost_usd"] or 0)
+            shown.append(f"${caps['cost_usd']} (spent so far: {dollars(so_far) if so_far else 'nothing'})")
         if caps["calls"] is not None:
             shown.append(f"{caps['calls']:,} calls (made so far: {spent['calls']:,})")
         if caps["tokens"] is not None:
@@ -662,7 +668,7 @@ def _cost_line(progress: Progress) -> str:
     cost = cost_text(progress.cost_usd, sorted(progress.unpriced))
     tokens = f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out"
     earlier = f"; all runs of this cohort: {dollars(progress.total_usd)}" if progress.earlier_usd else ""
-    return f"Cost {cost}{earlier}. {tokens}."
+    return f"Cost {'nothing' if cost == 'free' else cost}{earlier}. {tokens}."
 
 
 def _failure_lines(cohort: str, result: RunResult) -> list[str]:

@@ -101,6 +101,8 @@ _ANNOUNCEMENTS = (
 )
 LONGEST_WINDOW_S = 120.0
 """An allowance that fills again only after longer is not one per minute; it shows in refusals instead."""
+FEW_CALLS = 2.0
+"""An allowance that so few calls have emptied is a small one, and not used up by somebody else."""
 
 
 def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[Quota, ...]:
@@ -126,8 +128,12 @@ def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[
         wait = reset_s(reset.decode("latin-1"), now_epoch_s) if reset is not None else None
         if wait is not None and wait > LONGEST_WINDOW_S:
             continue
-        remaining = _count(found.get(remaining_name))
-        result.append(Quota(quantity, limit, None if remaining is None else min(1.0, remaining / limit)))
+        left = None
+        if (remaining := _count(found.get(remaining_name))) is not None:
+            left = min(1.0, remaining / limit)
+            if quantity is Quantity.REQUESTS and wait is not None and wait * limit / 60.0 <= FEW_CALLS:
+                left = 1.0
+        result.append(Quota(quantity, limit, left))
     return tuple(result)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from genworker.core.completion import Completion
 from genworker.core.hints import Quantity, Quota
 from genworker.core.limits import LaneLimit
+from genworker.core.noise import Noise
 from genworker.core.rates import StartRate, TokenRate
 
 FIRST_GUESS = {Quantity.TOKENS: 1500.0, Quantity.INPUT: 1000.0, Quantity.OUTPUT: 500.0}
@@ -42,6 +43,7 @@ class Lane:
         paused_until_s: its endpoint asked for no calls before.
         stopped: why it gets no more calls; ``None`` while it works.
         open_jobs: its jobs that have not ended.
+        noise: refusals that come whatever the lane does.
         refused_since_s: of the first refusal after the last call that was let in.
     """
 
@@ -50,6 +52,7 @@ class Lane:
         "_guesses",
         "_last",
         "limit",
+        "noise",
         "open_jobs",
         "opened_s",
         "paused_until_s",
@@ -71,6 +74,7 @@ class Lane:
         self.spec = spec
         self.limit = LaneLimit(ceiling, crowd)
         self.starts = StartRate(None if spec.rpm is None else spec.rpm / 60.0, crowd)
+        self.noise = Noise()
         self._crowd = crowd
         self.tokens: dict[Quantity, TokenRate] = {}
         if spec.tpm is not None:
@@ -81,7 +85,7 @@ class Lane:
         self.paused_until_s = 0.0
         self.stopped: str | None = None
         self.refused_since_s: float | None = None
-        self.refusals = 0  # since the last call that was let in
+        self.refusals = 0  # bursts of them since the last call that was let in
         self.opened_s: float | None = None  # since when it only fails
         self.probes = 0  # calls that have failed since then
         self.rejected = 0  # rows refused for good in a row
@@ -108,9 +112,16 @@ class Lane:
         """Whether another call may be in flight; only one at a time while the lane does nothing but fail."""
         return self.limit.has_room and (self.opened_s is None or self.limit.in_flight == 0)
 
+    @property
+    def _is_within(self) -> bool:
+        """Whether calls start no faster than what is known to be let in, as far as that is known."""
+        return self.starts.learned_per_s is None or self.starts.is_within
+
     def begin(self, stage: int, now_s: float) -> int:
         """Count a start; returns its round."""
         self.starts.take(now_s)
+        if self._is_within or self.noise.is_known:
+            self.noise.sent()
         for quantity, rate in self.tokens.items():
             rate.take(self.guess(quantity, stage), now_s)
         return self.limit.admit(stage)
@@ -168,12 +179,27 @@ class Lane:
 
     def refused(self, round_: int, stage: int, now_s: float, *, by_rate: bool) -> None:
         """The endpoint asked for fewer calls."""
-        explained = self.limit.refused(round_, stage, now_s, paced=by_rate and self.starts.is_learned)
-        if by_rate and not explained:
-            self.starts.refused(now_s)
-        self.refusals += 1
         if self.refused_since_s is None:
             self.refused_since_s = now_s
+        explained = self.limit.explains()
+        is_news = not (self.starts.is_refused if by_rate else self.limit.has_heard(round_))
+        if is_news and not explained and self._is_within:
+            self._doubt()
+        if self.noise.refused():
+            self.limit.failed(round_, stage)
+            return
+        if now_s >= self.paused_until_s:  # else it is of the burst that brought the pause
+            self.refusals += 1
+        self.limit.refused(round_, stage, now_s, paced=by_rate and self.starts.is_learned)
+        if by_rate and not explained:
+            self.starts.refused(now_s)
+
+    def _doubt(self) -> None:
+        """A call was refused within the limits that are known: perhaps they are not why."""
+        if not self.noise.is_known and self.noise.lost((self.limit.knee, self.starts.learned_per_s)):
+            at_once, per_s = self.noise.before
+            self.limit.pardon(at_once)
+            self.starts.pardon(per_s)
 
     def pause(self, until_s: float) -> None:
         """No calls before."""

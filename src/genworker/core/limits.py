@@ -29,6 +29,8 @@ PROBE_S = 5.0
 PROBE_MAX_S = 80.0
 SAME = 0.12
 """Two limits that differ by less are the same limit."""
+TROUBLE = 4
+"""Clean answers for which an outage or a timeout stops growth: one in five of them stops it for good."""
 LEAP = 3.0
 """The start never runs further ahead than this of the concurrency whose latency is known to be good."""
 
@@ -89,6 +91,7 @@ class LaneLimit:
         "_check",
         "_clean",
         "_cut_round",
+        "_doubt",
         "_held_rounds",
         "_hold",
         "_knee",
@@ -101,6 +104,7 @@ class LaneLimit:
         "_rounds",
         "_start",
         "_starting",
+        "_sure",
         "_trouble",
         "ceiling",
         "in_flight",
@@ -113,6 +117,7 @@ class LaneLimit:
         self._limit = float(min(self._start, ceiling))
         self._starting = True
         self._knee: float | None = None  # what the endpoint took when it last refused
+        self._sure = False  # it refused at that number more than once
         self._probe_at_s = 0.0
         self._probe_s = PROBE_S
         self._hold = False  # answers come slower: do not grow
@@ -125,6 +130,7 @@ class LaneLimit:
         self._cut_round = 0  # rounds up to this one have had their say
         self._low: dict[int, list[float]] = {}
         self._base: dict[int, float] = {}
+        self._doubt: dict[int, float] = {}
         self._check: tuple[float, float, float] | None = None
 
     @property
@@ -136,6 +142,11 @@ class LaneLimit:
     def known(self) -> float | None:
         """The limit, where it was found rather than just not reached yet; ``None`` otherwise."""
         return None if self._starting else float(self.limit)
+
+    @property
+    def knee(self) -> float | None:
+        """Calls at once that were out when one more was refused."""
+        return self._knee
 
     @property
     def has_room(self) -> bool:
@@ -197,44 +208,57 @@ class LaneLimit:
         """A call came back without an answer, for a reason that is not load.
 
         Args:
-            trouble: an outage or a timeout: growth waits for a clean round.
+            trouble: an outage or a timeout: growth waits for some clean answers, at most for a round of them.
         """
         self.in_flight -= 1
         if trouble:
-            self._trouble = self.limit
+            self._trouble = min(self.limit, self._trouble + TROUBLE)
         self._lose(number, stage)
 
-    def refused(self, number: int, stage: int, now_s: float, *, paced: bool = False) -> bool:
+    def explains(self) -> bool:
+        """Whether the known limit explains that the endpoint refuses a call now."""
+        knee = self._knee
+        return knee is not None and self._limit >= knee and self.in_flight - 1 >= (1.0 - SAME) * knee
+
+    def has_heard(self, number: int) -> bool:
+        """Whether a refusal of this round tells nothing new: the limit was cut since."""
+        return number <= self._cut_round
+
+    def refused(self, number: int, stage: int, now_s: float, *, paced: bool = False) -> None:
         """The endpoint asked for fewer calls.
 
         Args:
             paced: the lane was starting calls at a learned rate, so that may be what was refused.
-
-        Returns:
-            Whether its known limit of calls at once explains that.
         """
+        explained = self.explains()
         self.in_flight -= 1
         self._lose(number, stage)
         knee = self._knee
-        taken = float(self.in_flight)
-        explained = knee is not None and taken >= (1.0 - SAME) * knee and self._limit >= knee
-        if number <= self._cut_round or (paced and not explained):
-            return explained
+        if self.has_heard(number):
+            return
+        if paced and not explained:
+            if knee is not None and not self._sure:  # fewer were refused as well: it was not their number
+                self._knee, self._starting = None, True
+            return
         if not self._clean and knee is not None:
             # It takes nothing at all, which says nothing about how much it will take again.
             self._probe_s, self._limit = PROBE_S, max(1.0, self._limit / 2)
             self._end_start()
-            return explained
+            return
         self._clean = 0
         # What is in flight is what the endpoint took; an unused limit says nothing.
-        taken = max(1.0, min(self._limit, max(taken, self._limit / 2)))
-        same = knee is not None and abs(taken - knee) <= max(1.0, SAME * knee)
-        self._probe_s = min(PROBE_MAX_S, 2 * self._probe_s) if same else PROBE_S
+        taken = max(1.0, min(self._limit, max(float(self.in_flight), self._limit / 2)))
+        self._sure = knee is not None and abs(taken - knee) <= max(1.0, SAME * knee)
+        self._probe_s = min(PROBE_MAX_S, 2 * self._probe_s) if self._sure else PROBE_S
         self._probe_at_s = now_s + self._probe_s
         self._knee = taken
         self._limit = max(1.0, taken * CUT)
         self._end_start()
-        return explained
+
+    def pardon(self, known: float | None) -> None:
+        """The last refusals were not for the number of calls: go back to the limit that was known before."""
+        self._knee, self._starting = known, known is None
+        self._limit = max(self._limit, min(float(self.ceiling), known or float(self._start)))
 
     def _end_start(self) -> None:
         self._starting = False
@@ -262,37 +286,45 @@ class LaneLimit:
         """Compare a round's median latency with the baseline, as logarithms, stage by stage."""
         baseline = min((len(low) for low in self._low.values()), default=0)
         if held.level <= LOW * self._start and baseline < BASELINE_ANSWERS:
-            self._learn(held, 0.0)
+            self._learn(held, 0.0, 0.0)
             return
         excesses: list[float] = []
         for stage, base in self._base.items():
             excesses += [value - base for value in held.all_logs(stage)]
-        excess = 0.0
+        excess = error = 0.0
         if len(excesses) >= MIN_ROUND // 2 and baseline:
             excesses.sort()
             excess = excesses[len(excesses) // 2]
             if excess == math.inf:
                 return
             spread = (excess - excesses[len(excesses) // 4]) / 0.674
-            error = 1.25 * spread * math.sqrt(1.0 / len(excesses) + 1.0 / baseline)
+            own = 1.25 * spread / math.sqrt(len(excesses))
+            error = math.hypot(own, max(self._doubt.values()))
             self._decide(held, excess, error)
         elif not self._hold:
             self._proven = max(self._proven, held.level)
         if held.sent.keys() - self._base.keys():
             # A stage that comes late is taken to suffer from the present load as the others do.
-            self._learn(held, max(0.0, excess))
+            self._learn(held, max(0.0, excess), error)
 
-    def _learn(self, held: _Round, excess: float) -> None:
-        """Take a round into the baseline of its stages."""
+    def _learn(self, held: _Round, excess: float, error: float) -> None:
+        """Take a round into the baseline of its stages.
+
+        Args:
+            excess, error: how much slower than its baseline the round is, and the standard error of that.
+        """
         for stage in held.sent:
             low = self._low.get(stage, [])
             values = [value - excess for value in held.all_logs(stage)]
             if len(values) < MIN_ROUND // 2 or len(low) >= BASELINE_ANSWERS:
                 continue
             low = sorted([*low, *values])
-            if low[len(low) // 2] < math.inf:
+            middle = low[len(low) // 2]
+            if middle < math.inf:
                 self._low[stage] = low
-                self._base[stage] = low[len(low) // 2]
+                self._base[stage] = middle
+                spread = (middle - low[len(low) // 4]) / 0.674
+                self._doubt[stage] = math.hypot(1.25 * spread / math.sqrt(len(low)), error)
 
     def _decide(self, held: _Round, excess: float, error: float) -> None:
         if self._check is not None and held.number > self._cut_round:

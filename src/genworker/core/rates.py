@@ -12,17 +12,23 @@ import math
 
 SHARE = 0.98
 """Of a known limit: clocks and networks jitter."""
-CATCH_UP_S = 0.05
-"""How much of its time a late start may regain."""
+CATCH_UP_S = 0.005
+"""How much of its time a late start may regain: timers are late, but some servers take no two at once."""
 RAMP_PER_S, RAMP_DOUBLES_S, RAMP_END_PER_S = 100.0, 0.125, 5000.0
 """An unknown lane starts so many calls a second, doubling, until there is nothing to spread."""
-HOLD_S = 1.0
+HOLD_S, HOLD_MAX_S = 1.0, 15.0
 HOLD_PAUSES, HOLD_MAX_PAUSES = 1.5, 6.0
 """How long a learned rate is kept before more is tried, in pauses that a refusal costs; it doubles while
-trying finds the same rate again."""
-PROBE_PER_S = 2.0
-"""Factor by which the rate grows per second while more is tried."""
+trying finds the same rate again. In seconds at least and at most: a limit that was lifted is to be found."""
 SAME = 0.12
+PROBE_DOUBLES_S = 2.0
+"""While more is tried the rate doubles within so long, then faster and faster: a limit may be gone."""
+PROBE_GAIN = 1 / 3
+"""How far a refusal of more moves the rate towards what was refused: a bucket gives more for a while."""
+MOST_CUT = 4.0
+"""A few calls between two refusals say little: no refusal divides a rate by more than this."""
+SCOUT_S = 0.25
+"""How far a single call goes ahead of the others, once a pause has turned out to be too short."""
 LEFT_LOW, LEFT_HIGH = 0.1, 0.3
 """Shares of an announced allowance that are left: below the first somebody else uses it too, and the lane
 goes slower; above the second it goes faster again, up to all of it."""
@@ -127,13 +133,30 @@ class StartRate:
             ramp = RAMP_PER_S / self._crowd * 2.0 ** min(self._clock_s / RAMP_DOUBLES_S, 30.0)
             rate = math.inf if ramp > RAMP_END_PER_S else ramp
         else:
-            rate = self._learned * PROBE_PER_S ** min(max(0.0, self._clock_s - self._hold_s), 60.0)
+            rate = self._learned * 2.0 ** min(
+                (max(0.0, self._clock_s - self._hold_s) / PROBE_DOUBLES_S) ** 2, 60.0
+            )
         return min(rate, self._ceiling, self._announced.per_s)
 
     @property
     def is_learned(self) -> bool:
         """Whether a refusal has taught a rate, which calls are started at now."""
         return self._learned is not None and self._pending_s is None and self.per_s < RAMP_END_PER_S
+
+    @property
+    def learned_per_s(self) -> float | None:
+        """What refusals have taught."""
+        return self._learned
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether nothing has been started since the last refusal."""
+        return self._pending_s is not None
+
+    @property
+    def is_within(self) -> bool:
+        """Whether no more than a known rate is being tried."""
+        return self.is_learned and self._clock_s <= self._hold_s
 
     @property
     def known_per_s(self) -> float | None:
@@ -147,8 +170,8 @@ class StartRate:
         """A call starts."""
         if self._pending_s is not None:
             self._learn(now_s)
-        if self._last_s is None:
-            self._event_s = self._event_s if self._event_s is not None else now_s
+        elif self._event_s is None:
+            self._event_s = now_s
         rate = self.per_s
         if self._last_s is not None:
             self._clock_s += min(now_s - self._last_s, 2.0 / rate if rate < math.inf else 0.02)
@@ -177,28 +200,42 @@ class StartRate:
         if self._pending_s is None:
             self._pending_s = now_s
 
+    def pardon(self, known: float | None) -> None:
+        """The last refusals were not for the rate: go back to the one that was known before."""
+        self._learned, self._pending_s = known, None
+        self._clock_s = 0.0
+        self._sent = self._refused = 0
+
     def _learn(self, now_s: float) -> None:
         """Turn the last refusal into a rate; called when the next call starts, all victims counted."""
-        event, before = self._pending_s, self._event_s
+        event, before, held = self._pending_s, self._event_s, self._learned
         assert event is not None
-        held, pause = self._learned, now_s - event
-        since = max(event - (before if before is not None else event), 1e-2)
-        taken = max(1.0, float(self._sent - self._refused))
-        found = max(taken / since * SHARE, 1 / 60)
+        assert before is not None
+        taken = self._sent - self._refused
+        self._pending_s = None
+        self._sent = self._refused = 0
+        if taken <= 0 and held is not None:
+            self._flow.ready_at_s = now_s + SCOUT_S
+            return
+        pause = now_s - event
+        found = max(SHARE * self._found(max(1, taken), max(event - before, 1e-2), pause), 1 / 60)
+        same = held is not None and abs(math.log(found / held)) < SAME
+        most = min(HOLD_MAX_S, max(HOLD_S, HOLD_MAX_PAUSES * pause))
+        least = min(most, max(HOLD_S, HOLD_PAUSES * pause))
+        self._hold_s = self._crowd * min(most, max(least, 2 * self._hold_s / self._crowd if same else 0.0))
+        self._learned, self._event_s = found, event
+        self._clock_s = 0.0
+
+    def _found(self, taken: int, since_s: float, pause_s: float) -> float:
+        """What a refusal tells: so many calls were taken since the one before it."""
+        held = self._learned
         if held is None:
             # The allowance was full at the start. It fills again in the pause that was asked for, perhaps.
-            found = max(1 / 60, math.sqrt(found * taken / max(since, min(pause, 60.0), 1.0)))
-        elif self._clock_s > self._hold_s:
-            # More was tried: the truth lies between what was taken and the rate that was refused.
-            found = math.sqrt(found * max(found, min(self.per_s, 10 * found)))
-        same = held is not None and abs(math.log(found / held)) < SAME
-        least = self._crowd * max(HOLD_S, HOLD_PAUSES * pause)
-        most = self._crowd * max(HOLD_S, HOLD_MAX_PAUSES * pause)
-        self._hold_s = min(most, max(least, 2 * self._hold_s if same else 0.0))
-        self._learned = found
-        self._clock_s = 0.0
-        self._event_s, self._pending_s = event, None
-        self._sent = self._refused = 0
+            return taken / math.sqrt(since_s * max(since_s, min(pause_s, 60.0), 1.0))
+        if self._clock_s > self._hold_s:
+            gain: float = (min(self.per_s, 10 * held) / held) ** PROBE_GAIN
+            return held * gain
+        return max(taken / since_s, held / MOST_CUT)
 
 
 class TokenRate:

@@ -30,7 +30,7 @@ from genworker.errors import (
 
 NO_LANE = -1
 """Lane of a job that asks no endpoint (a copy): it needs no slot."""
-WINDOW = 512
+WINDOW = 2048
 """Children that are ready, their parents' texts in memory: up to here the earliest stage goes first."""
 LEAD_S = 2.0
 """How far the first call of a shared prompt goes ahead of the others: then the cache holds it."""
@@ -585,7 +585,9 @@ class Scheduler:
         self._tries[job] = (transport, limited + 1, content)
         policy, hint = self._retry, error.retry_after_s
         share = self._share(job, attempt)
-        if hint is not None:
+        if lane.noise.is_known:
+            pass  # it refuses some calls whatever the lane does: only this one waits
+        elif hint is not None:
             lane.pause(now_s + hint)
         elif lane.refusals > 1:
             # Nobody says how long: the lane waits longer from refusal to refusal until a call is let in.
