@@ -108,6 +108,7 @@ DATATROVE = (
     "aiofiles==25.1.0",
     "aiosqlite==0.22.1",
     "httpx==0.28.1",
+    "openai==3.54.0",
     "orjson==3.13.0",
     "xxhash==4.1.0",
 )
@@ -137,14 +138,14 @@ def peer_way(name: str, keeps: str, peer: Peer) -> Way:
 
 def ways() -> list[Way]:
     batch = partial(Peer, "async-batch-llm", ASYNC_BATCH_LLM, "peer_async_batch_llm.py")
+    datatrove = partial(Peer, "datatrove", DATATROVE, "peer_datatrove.py")
     return [
         Way("bare SDK loop", "nothing", False, run_bare),
         Way("genworker", "four files each, synced", True, run_genworker),
         peer_way("async-batch-llm, JSONL", "JSONL, not synced", batch(("jsonl",))),
         peer_way("async-batch-llm, SQLite", "SQLite, not synced", batch(("sqlite",))),
-        peer_way(
-            "datatrove", "SQLite synced, JSONL twice", Peer("datatrove", DATATROVE, "peer_datatrove.py")
-        ),
+        peer_way("datatrove, loopback", "SQLite synced, JSONL twice", datatrove(("loopback",))),
+        peer_way("datatrove, SDK", "SQLite synced, JSONL twice", datatrove(("sdk",))),
         peer_way(
             "curator",
             "JSONL not synced, Arrow",
@@ -175,8 +176,8 @@ def attempt(way: Way, work: Callable[[], None]) -> None:
 
 
 def trial(way: Way, remote: Any, in_flight: int) -> None:
-    """Run a few more prompts than may be in flight, and a peer once more over the same."""
-    count = in_flight + 16
+    """Run twice as many prompts as may be in flight, so that a slow start gets there; a peer runs twice."""
+    count = 2 * in_flight
     remote.reset()
     if way.peer is None:
         way.run(remote.openai_url, count, in_flight)
@@ -251,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
     for way in chosen:
         entry: dict[str, Any] = {"way": way.name, "keeps": way.keeps, "resumes": way.resumes}
         if way.failure:
-            rows.append([way.name, way.failure, "", "", "", "", ""])
+            rows.append([way.name, "", "", "", "", way.failure[:60], ""])
             record.append(entry | {"failure": way.failure})
             continue
         figures = {
@@ -270,8 +271,11 @@ def main(arguments: list[str] | None = None) -> None:
                 "yes" if way.resumes else "no",
             ]
         )
-        installed = way.peer.requirements if way.peer else ()
-        record.append(entry | figures | {"in_flight_seen": way.in_flight_seen, "requirements": installed})
+        entry |= figures | {"in_flight_seen": way.in_flight_seen}
+        entry["rounds"] = [
+            {"cpu_s": one.cpu_s, "wall_s": one.wall_s, "rss_mb": one.peak_rss_mb} for one in way.rounds
+        ]
+        record.append(entry | {"requirements": way.peer.requirements if way.peer else ()})
     for name, value in ratios([way for way in chosen if way.rounds and not way.failure]):
         rows.append([f"  {name}", f"{value:.2f} ×", "", "", "", "", ""])
         record.append({"ratio": name, "value": value})
