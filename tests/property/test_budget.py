@@ -97,7 +97,7 @@ def test_a_run_at_its_cap_always_ends(block: int) -> None:
 
 
 def drain_at_the_cap(draw: random.Random) -> None:
-    lineages, width = draw.choice([10, 60]), draw.choice([1, 2])
+    lineages, width = 60, draw.choice([1, 2])
     count = 3 * lineages
     subject = Scheduler(
         stages=bytes(job // lineages for job in range(count)),
@@ -116,7 +116,7 @@ def drain_at_the_cap(draw: random.Random) -> None:
     while True:
         happened: list[tuple[float, str, int]] = []
         while (start := subject.next_start(now)) is not None:
-            happened.append((draw.random() * 0.01, "clear", start.job))
+            happened.append((draw.random() * 0.03, "clear", start.job))
         if subject.finished:
             break
         wake_at = subject.wake_at(now)
@@ -124,7 +124,7 @@ def drain_at_the_cap(draw: random.Random) -> None:
             now, _, kind, job = heapq.heappop(events)
             if kind == "clear":
                 if subject.clear(job, worst[job], now):
-                    happened.append((draw.expovariate(20), draw.choice(["answered"] * 9 + ["refused"]), job))
+                    happened.append((draw.expovariate(20), draw.choice(["answered"] * 6 + ["refused"]), job))
             elif kind == "answered":
                 cost = Charge(worst[job].usd * draw.randrange(10, 100) / 100, 1)
                 subject.answered(job, Completion("", FinishReason.STOP, Usage(1, 1), 0.05), now, cost)
