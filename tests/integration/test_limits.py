@@ -123,7 +123,7 @@ def test_a_shared_essay_is_cached_and_its_first_call_leads(tmp_path: Path, monke
     def remember(request: Any) -> None:
         bodies.append(dict(request.body))
 
-    with LLMServer(Options(words=1200, script=remember)).in_thread() as server:
+    with LLMServer(Options(words=1200, latency_s=0.1, script=remember)).in_thread() as server:
         project.configure(
             f'default_endpoint = "test"\n[endpoints.test]\nkind = "anthropic"\nbase_url = "{server.anthropic_url}"\n'
         )

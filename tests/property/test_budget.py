@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+from array import array
 from decimal import Decimal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genworker.core.budget import Budget, Caps, Charge
-from genworker.core.scheduler import RetryPolicy
+from genworker.core.completion import Completion, FinishReason, Usage
+from genworker.core.lane import LaneSpec
+from genworker.core.scheduler import EndpointSpec, RetryPolicy, Scheduler
+from genworker.errors import ProviderUnavailableError, RateLimitedError
 from support.simulation import Model, play
 
 CENT = Decimal("0.01")
@@ -81,3 +87,58 @@ def test_any_order_of_reservations_and_settlements_keeps_the_cap(
         budget.settle(worst, actual)
     assert budget.reserved == Charge()
     assert budget.spent.usd <= Decimal(cap) / 10**9
+
+
+@pytest.mark.parametrize("block", range(6))
+def test_a_run_at_its_cap_always_ends(block: int) -> None:
+    """As the runner does it: several jobs are started before the first of them is cleared."""
+    for seed in range(block * 40, block * 40 + 40):
+        drain_at_the_cap(random.Random(seed))
+
+
+def drain_at_the_cap(draw: random.Random) -> None:
+    lineages, width = 60, draw.choice([1, 2])
+    count = 3 * lineages
+    subject = Scheduler(
+        stages=bytes(job // lineages for job in range(count)),
+        parents=array("i", [job - lineages if job >= lineages else -1 for job in range(count)]),
+        lanes=array("h", [job % lineages % width for job in range(count)]),
+        selected=b"\x01" * count,
+        lane_specs=[LaneSpec(0, f"lane {number}") for number in range(width)],
+        endpoints=[EndpointSpec(64)],
+        max_concurrency=64,
+        retry=RetryPolicy(base_s=0.05, cap_s=0.2),
+        budget=Budget(Caps(usd=Decimal(draw.randrange(5, 200)) / 1000)),
+    )
+    worst = [Charge(Decimal(draw.randrange(500, 2000)) / 1_000_000, 1) for _ in range(count)]
+    now, number = 0.0, 0
+    events: list[tuple[float, int, str, int]] = []
+    while True:
+        happened: list[tuple[float, str, int]] = []
+        while (start := subject.next_start(now)) is not None:
+            happened.append((draw.random() * 0.03, "clear", start.job))
+        if subject.finished:
+            break
+        wake_at = subject.wake_at(now)
+        if not happened and events and (wake_at is None or events[0][0] <= wake_at):
+            now, _, kind, job = heapq.heappop(events)
+            if kind == "clear":
+                if subject.clear(job, worst[job], now):
+                    happened.append((draw.expovariate(20), draw.choice(["answered"] * 6 + ["refused"]), job))
+            elif kind == "answered":
+                cost = Charge(worst[job].usd * draw.randrange(10, 100) / 100, 1)
+                subject.answered(job, Completion("", FinishReason.STOP, Usage(1, 1), 0.05), now, cost)
+                happened.append((draw.random() * 0.01, "committed", job))
+            elif kind == "committed":
+                subject.committed(job)
+            elif draw.random() < 0.3:
+                subject.refused(job, RateLimitedError("429", retry_after_s=0.1, status=429), now)
+            else:
+                subject.refused(job, ProviderUnavailableError("503", may_be_billed=True), now)
+        elif not happened:
+            assert wake_at is not None, "it waits for nothing"
+            now = max(now, wake_at)
+        for delay, kind, job in happened:
+            heapq.heappush(events, (now + delay, number, kind, job))
+            number += 1
+        assert subject.budget.fits(Charge())

@@ -331,6 +331,21 @@ def test_equal_events_give_equal_decisions() -> None:
     assert first.makespan_s == second.makespan_s
 
 
+def test_a_row_that_comes_back_does_not_stand_in_the_way_of_one_whose_money_is_reserved() -> None:
+    cent = Charge(usd=Decimal("0.01"), calls=1)
+    subject = scheduler([0] * 4, budget=Budget(Caps(usd=Decimal("0.02"))))
+    began = [subject.next_start(float(number)) for number in range(4)]
+    now = 4.0
+    cleared = [subject.clear(found.job, cent, now) for found in began if found is not None]
+    assert cleared == [True, True, False, False]
+    subject.refused(0, RateLimitedError("429", retry_after_s=1.0, status=429), now)
+    subject.answered(1, answer(), now, cent)
+    subject.committed(1)
+    again = subject.next_start(now + 1.0)
+    assert again is not None
+    assert again.job == 2
+
+
 # Scaled-down scenarios in virtual time; bench/simulate.py prints the whole ones.
 
 

@@ -42,6 +42,7 @@ class Lane:
     Attributes:
         paused_until_s: its endpoint asked for no calls before.
         stopped: why it gets no more calls; ``None`` while it works.
+        reserved: jobs that are ready and whose money is reserved; they go first.
         open_jobs: its jobs that have not ended.
         noise: refusals that come whatever the lane does.
         refused_since_s: of the first refusal after the last call that was let in.
@@ -63,6 +64,7 @@ class Lane:
         "refusals",
         "refused_since_s",
         "rejected",
+        "reserved",
         "spec",
         "starts",
         "stopped",
@@ -80,6 +82,7 @@ class Lane:
         if spec.tpm is not None:
             self.tokens[Quantity.TOKENS] = TokenRate(spec.tpm)
         self.queues = [deque[int]() for _ in range(depth)]
+        self.reserved = deque[int]()
         self.ready = self.ready_children = 0
         self.open_jobs = 0
         self.paused_until_s = 0.0

@@ -22,6 +22,8 @@ FULL = 0.8
 """A lane counts as full from this share of its limit."""
 RECOVERY = 0.05
 """Share of the last known limit that a lane regains per clean round."""
+REGAIN = 0.25
+"""The same after a cut for slowness, of the concurrency at which latency was good: perhaps a hiccup."""
 RESTART = 0.5
 """Below this share of the last known limit a lane doubles per clean round, as at the start."""
 PROBE_S = 5.0
@@ -193,6 +195,8 @@ class LaneLimit:
     def _grow(self, now_s: float) -> None:
         if self._starting:
             step, top = START_STEP, min(self.ceiling, LEAP * self._proven)
+        elif self._knee is None and self._limit < self._proven:
+            step, top = REGAIN * self._proven / self._limit, self._proven
         elif self._knee is not None and self._limit < self._knee:
             slow = max(1.0, RECOVERY * self._knee) / self._limit
             step, top = (1.0 if self._limit < RESTART * self._knee else slow), self._knee

@@ -379,17 +379,22 @@ class Scheduler:
         )
 
     def _pop(self, number: int, lane: Lane) -> int | None:
+        if lane.reserved:
+            return self._taken(lane, lane.reserved.popleft())
         order = self._deepest_first
         if lane.ready_children < self._window:
             order = self._earliest_first
         for stage in order:
             queue = lane.queues[stage]
-            # Behind a job that does not fit the caps only those wait whose worst case is not reserved yet.
-            if queue and ((number, stage) not in self._parked or queue[0] in self._reserved):
-                lane.ready -= 1
-                lane.ready_children -= stage > 0
-                return queue.popleft()
+            # Behind a job that does not fit the caps the others of its kind wait.
+            if queue and (number, stage) not in self._parked:
+                return self._taken(lane, queue.popleft())
         return None
+
+    def _taken(self, lane: Lane, job: int) -> int:
+        lane.ready -= 1
+        lane.ready_children -= self._stages[job] > 0
+        return job
 
     def _begin(self, job: int, round_: int) -> Start:
         tries = self._tries.get(job)
@@ -732,7 +737,7 @@ class Scheduler:
             if not self._hand_over(job):
                 self._stop(job, lane.stopped)
             return
-        queue = lane.queues[self._stages[job]]
+        queue = lane.reserved if job in self._reserved else lane.queues[self._stages[job]]
         if first:
             queue.appendleft(job)
         else:
@@ -756,7 +761,7 @@ class Scheduler:
         for lane in self._lanes:
             if lane.stopped is not None:
                 lane.ready = lane.ready_children = 0
-                for queue in lane.queues:
+                for queue in (lane.reserved, *lane.queues):
                     queue.clear()
         for number, stage in list(self._parked):
             if self._lanes[number].stopped is not None:
