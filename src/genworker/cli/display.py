@@ -6,9 +6,8 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import structlog
 
 from genworker.cli.app import use_colour
 from genworker.core.progress import Progress, StageProgress
@@ -62,7 +61,13 @@ class Display:
         self._shown = _SHOWN_VERBOSE if verbose else _SHOWN
         self._run: RunInProgress | None = None
         self._task: asyncio.Task[None] | None = None
-        self._log = structlog.wrap_logger(
+
+    @cached_property
+    def _log(self) -> Any:
+        """The logger of lines; made for the first one, since a tenth of a second goes into its import."""
+        import structlog
+
+        return structlog.wrap_logger(
             structlog.WriteLogger(_Lines(self._write_line)),  # type: ignore[arg-type]
             wrapper_class=structlog.BoundLogger,
             processors=[
