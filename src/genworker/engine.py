@@ -350,8 +350,13 @@ def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
     templates: dict[tuple[Stage, str], int] = {}
     models: dict[str, int] = {}
     combos: dict[str, int] = {}
+    seen: set[tuple[str, ...]] = set()
     for job in jobs:
         row = work.membership.rows[job]
+        kind = (row.stage, row.template_id, row.llm_model_id or "", row.combo_id)
+        if kind in seen:
+            continue
+        seen.add(kind)
         if work.is_copy(job):
             continue
         templates.setdefault((row.stage, row.template_id), job)
