@@ -277,6 +277,16 @@ def test_a_repair_loses_nothing_and_mends_what_it_says(root: Path, name: str) ->
         assert kind in left, "only reported"
 
 
+def test_empty_staging_is_said_to_be_removed(root: Path) -> None:
+    (root / "gens/draft/.run-20200101T000000Z-dead0000").mkdir()
+    (step,) = mend(root)
+    assert (step.what, step.place) == (
+        "removed: staging of a dead run",
+        "gens/draft/.run-20200101T000000Z-dead0000",
+    )
+    assert check(root).run() == []
+
+
 def test_a_parsed_text_is_made_again_from_an_intact_answer(root: Path) -> None:
     path = root / "gens/evaluation/v1x1/parsed.txt"
     was = path.read_text()

@@ -412,6 +412,9 @@ async def repair(check: Check, run_id: str, tell: Callable[[Step], None]) -> Non
     paths, group = check.paths, check.group_permissions
     async with FilesystemStore(paths, run_id, group_permissions=group) as store:
         await _salvage(paths, store, tell, group=group)
+        for finding in check.findings:
+            if finding.kind is Kind.STAGING and not (paths.data_root / finding.place).exists():
+                tell(Step("removed: staging of a dead run", finding.place))
         for (stage, gen_id), kinds in _by_generation(check.findings).items():
             if not await store.claim(stage, gen_id):
                 tell(Step("left alone: a worker has it in hand", f"{stage.value}/{gen_id}", done=False))
