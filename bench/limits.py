@@ -84,7 +84,8 @@ OTHERS = (
 def play(scenario: Scenario) -> dict[str, Any]:
     """Play one scenario and say what came of it."""
     arguments = ("--words", "200", "--latency", str(scenario.latency_s), "--sigma", str(scenario.sigma))
-    with spawn(*arguments, *scenario.server) as remote, workplace("limits") as root:
+    root = workplace("limits")
+    with spawn(*arguments, *scenario.server) as remote:
         url = remote.openai_url if scenario.api == "openai" else remote.anthropic_url
         write_project(root, drafts_only(scenario.calls), url, in_flight=256)
         configure(root, f'kind = "{scenario.api}"')
@@ -127,14 +128,16 @@ def configure(root: Path, kind: str) -> None:
 def play_two() -> dict[str, Any]:
     """Two endpoints, one of which refuses everything for a minute; the other stands beside itself alone."""
     latency = ("--latency", "0.5", "--words", "200", "--max-concurrent", "64")
-    with spawn(*latency) as alone, workplace("limits") as root:
+    root = workplace("limits")
+    with spawn(*latency) as alone:
         write_project(root, drafts_only(3000), alone.openai_url, in_flight=64)
         assert (
             subprocess.run(genworker("run", COHORT, "-q"), cwd=root, stderr=subprocess.DEVNULL).returncode
             == 0
         )
         alone_s = span(alone.records())
-    with spawn(*latency) as good, spawn(*latency, *ONLY_429) as bad, workplace("limits") as root:
+    root = workplace("limits")
+    with spawn(*latency) as good, spawn(*latency, *ONLY_429) as bad:
         rows = [(*row[:6], f"m{number % 2 + 1}", *row[7:]) for number, row in enumerate(drafts_only(6000))]
         write_project(root, iter(rows), good.openai_url, in_flight=64)
         models = root / "data" / "1_raw" / "llm_models.csv"
