@@ -47,23 +47,23 @@ def main(arguments: list[str] | None = None) -> None:
     }
     rows, record = [], []
     for count in options.evaluations:
-        with workplace("report") as root:
-            written = lay_out(root, count)
-            for name, command in verbs.items():
-                result = measure(genworker(*command), cwd=root)
-                assert result.exit_code in (0, 1), result.output
-                figures = (result.wall_s, result.cpu_s, result.peak_rss_mb)
-                rows.append(
-                    [
-                        f"{name}, {written:,} rows",
-                        *(f"{value:.2f}" for value in figures[:2]),
-                        f"{figures[2]:.0f}",
-                    ]
-                )
-                record.append(
-                    {"command": name, "rows": written}
-                    | dict(zip(("wall_s", "cpu_s", "peak_rss_mb"), figures, strict=True))
-                )
+        root = workplace("report")
+        written = lay_out(root, count)
+        for name, command in verbs.items():
+            result = measure(genworker(*command), cwd=root)
+            assert result.exit_code in (0, 1), result.output
+            figures = (result.wall_s, result.cpu_s, result.peak_rss_mb)
+            rows.append(
+                [
+                    f"{name}, {written:,} rows",
+                    *(f"{value:.2f}" for value in figures[:2]),
+                    f"{figures[2]:.0f}",
+                ]
+            )
+            record.append(
+                {"command": name, "rows": written}
+                | dict(zip(("wall_s", "cpu_s", "peak_rss_mb"), figures, strict=True))
+            )
     publish("report", "Report, status and export", ["", "wall s", "CPU s", "peak RSS MB"], rows, record)
 
 
