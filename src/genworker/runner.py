@@ -329,9 +329,8 @@ class Runner:
         self._calls[job] = task
         try:
             async with asyncio.timeout(request.timeout_s):
-                await asyncio.sleep(
-                    0
-                )  # the journal writes a turn's lines at its end: first that, then the call
+                # The journal writes a turn's lines at its end: first that, then the call.
+                await asyncio.sleep(0)
                 completion = await provider.complete(request)
         except TimeoutError:
             message = f"no answer within {request.timeout_s:g} s"

@@ -171,3 +171,24 @@ def test_a_cancelled_caller_does_not_undo_a_commit(check: Check) -> None:
         raise AssertionError("the answer is lost")
 
     check(body)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_link_that_appears_in_a_generations_place_is_neither_followed_nor_replaced(
+    tmp_path: Path, replace: bool
+) -> None:
+    paths = Paths.from_str(tmp_path / "data")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text("mine")
+
+    async def body() -> None:
+        async with FilesystemStore(paths, "20260101T000000Z-linked00") as store:
+            link = paths.generation_dir(Stage.DRAFT, "a1")
+            link.symlink_to(elsewhere)
+            with pytest.raises(StoreError, match="symbolic link"):
+                await store.commit(answer(), replace=replace)
+            assert link.is_symlink()
+
+    asyncio.run(body())
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.txt"]

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from genworker.core import scheduler
+from genworker.core.completion import Completion, CompletionRequest
 from genworker.engine import RunOptions, RunResult, open_project, run_cohort
+from genworker.providers.openai import OpenAIProvider
 from genworker.store.journal import read_journal
 from support.llm_server import Fault, Limits, LLMServer, Options, Rule
 from support.project import COHORT, Project, make_project, membership_rows, write
@@ -232,3 +234,20 @@ def test_every_call_leaves_a_line_before_it_is_made(tmp_path: Path) -> None:
     events = [record["event"] for record in read_journal(result.journal_path)]
     assert events.count("calling") == events.count("answered") == 10
     assert events.index("calling") < events.index("answered")
+
+
+def test_no_call_goes_out_before_the_journal_has_it(tmp_path: Path, monkeypatch: Any) -> None:
+    """What is spent is known after a kill: a call's line is in the file before the SDK is asked for it."""
+    complete = OpenAIProvider.complete
+    ahead: list[int] = []
+
+    async def look_first(self: OpenAIProvider, request: CompletionRequest) -> Completion:
+        (journal,) = (tmp_path / "data" / ".genworker" / "runs").glob("*.jsonl")
+        ahead.append(journal.read_bytes().count(b'"event":"calling"') - len(ahead))
+        return await complete(self, request)
+
+    monkeypatch.setattr(OpenAIProvider, "complete", look_first)
+    with LLMServer(Options(words=20)).in_thread() as server:
+        assert int(run(configured(tmp_path, server.openai_url, 60)).exit_code) == 0
+    assert len(ahead) == 60
+    assert min(ahead) >= 1
