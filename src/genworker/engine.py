@@ -150,8 +150,7 @@ Redo = Callable[[int, Failure | None], bool]
 
 def plan_cohort(project: Project, membership: Membership, redo: Redo | None = None) -> Plan:
     """What is to be done, as the store stands now."""
-    index = StoreIndex(project.paths)
-    return make_plan(membership, index.is_done, index.held, redo)
+    return make_plan(membership, StoreIndex(project.paths), redo)
 
 
 # What a job asks
@@ -171,11 +170,13 @@ class CohortWork:
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
     _parents: dict[str | None, str] = field(default_factory=dict)
     _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
+    _copies: dict[Stage, frozenset[str]] = field(init=False)
     _sharing: Counter[tuple[int, Stage, str, str]] = field(default_factory=Counter)
     siblings: Callable[[int], Sequence[int]] = field(default=lambda job: ())
     routes: Routes = field(init=False)
 
     def __post_init__(self) -> None:
+        self._copies = {stage: self.project.catalog.copies(stage) for stage in STAGES}
         self.routes = Routes(self.project.loaded, self.model_name)
 
     def route(self, job: int) -> Route:
@@ -185,8 +186,7 @@ class CohortWork:
     def is_copy(self, job: int) -> bool:
         """Whether a row's text is its parent's, and no model is asked."""
         row = self.membership.rows[job]
-        entry = self.project.catalog.templates[row.stage].get(row.template_id)
-        return entry is not None and entry.generator == "copy"
+        return row.template_id in self._copies[row.stage]
 
     def prompt(self, job: int, parent_text: str | None) -> str:
         """See `genworker.ports.Work.prompt`."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import dataclass
 
 from genworker.core.generation import Failure, FailureKind
 from genworker.core.membership import Membership, MembershipRow
@@ -32,15 +33,26 @@ def cohort(parents: tuple[int, ...] = PARENTS) -> Membership:
     return Membership("c", rows, array("i", parents))
 
 
+@dataclass
+class InMemory:
+    done: set[str]
+    failed: set[str]
+
+    def names(self, stage: Stage) -> set[str]:
+        return self.done | self.failed
+
+    def is_done(self, stage: Stage, gen_id: str) -> bool:
+        return gen_id in self.done
+
+    def held(self, stage: Stage, gen_id: str) -> Held | None:
+        return Held(Failure(FailureKind.UNPARSEABLE, "no score")) if gen_id in self.failed else None
+
+
 def planned(done: str = "", failed: str = "", parents: tuple[int, ...] = PARENTS, redo: str = "") -> Plan:
-    names = set(done.split())
-    bad = set(failed.split())
     again = set(redo.split())
-    unparseable = Held(Failure(FailureKind.UNPARSEABLE, "no score"))
     return make_plan(
         cohort(parents),
-        lambda stage, gen_id: gen_id in names,
-        lambda stage, gen_id: unparseable if gen_id in bad else None,
+        InMemory(set(done.split()), set(failed.split())),
         (lambda job, failure: NAMES[job] in again) if redo else None,
     )
 

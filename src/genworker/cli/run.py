@@ -399,7 +399,9 @@ def plan_record(
     copies = Counter(rows[job].stage for job in jobs if work.is_copy(job))
     calls = Counter(rows[job].stage for job in jobs)
     calls.subtract(copies)
-    again = Counter(rows[job].stage for job in jobs if _stands(planned, job, options))
+    redo, failures = options.redo, planned.failures
+    # What replaces an answer that the store holds.
+    again = Counter(rows[job].stage for job in jobs if redo is not None and redo(job, failures.get(job)))
     counts = planned.counts()
     return {
         "cohort": cohort,
@@ -427,11 +429,6 @@ def plan_record(
         },
         "models": [group.to_json() for group in expected.groups],
     }
-
-
-def _stands(planned: Plan, job: int, options: RunOptions) -> bool:
-    """Whether a job replaces an answer that the store holds."""
-    return options.redo is not None and options.redo(job, planned.failures.get(job))
 
 
 def plan_table(record: dict[str, Any]) -> list[str]:

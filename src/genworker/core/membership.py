@@ -8,9 +8,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
-from genworker.core.ids import draft_task_id, essay_task_id, evaluation_task_id, id_fault
+from genworker.core.ids import MAX_ID_BYTES, draft_task_id, essay_task_id, evaluation_task_id, id_fault
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault
 
@@ -26,6 +27,10 @@ REQUIRED_COLUMNS = (
 OPTIONAL_COLUMNS = ("replicate", "task_id")
 MAX_FAULTS = 1000
 """Faults collected before reading stops: a file that is wrong in every row says so in fewer."""
+
+_STAGES = {stage.value: stage for stage in STAGES}
+_UNLINKED = -2
+"""In the place of a parent's number, until every row has been read."""
 
 
 class MembershipRow(NamedTuple):
@@ -131,6 +136,23 @@ def read_membership(
     return _Reader(header, cohort_id, where, known, on_disk).read(records)
 
 
+class _Kind(NamedTuple):
+    """What rows with the same stage, cohort, template and model share, once one was examined.
+
+    Attributes:
+        llm_model_id: ``None`` for essays that take their draft's.
+        siblings: row numbers of the stage by gen_id.
+        parents: row numbers of the parents' stage by gen_id; for drafts the empty name, as -1.
+    """
+
+    stage: Stage
+    cohort_id: str
+    template_id: str
+    llm_model_id: str | None
+    siblings: dict[str, int]
+    parents: dict[str, int]
+
+
 class _Reader:
     def __init__(
         self,
@@ -148,9 +170,10 @@ class _Reader:
         self.rows: list[MembershipRow] = []
         self.lines = array("I")
         self.index: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
+        self.parents = array("i")
         self.interned: dict[str, str] = {}
         self.judged: dict[tuple[str, Stage, str], bool] = {}
-        self.good: set[tuple[Stage, str, str, str | None]] = set()
+        self.kinds: dict[tuple[str, str, str, str], _Kind] = {}
         self.replicates: dict[str, int] = {"": 1}
         self.header = [name.strip() for name in header]
 
@@ -172,91 +195,137 @@ class _Reader:
         if not missing and not repeated:
             self._read_rows(records)
             self._link()
-        parents = self._parents if not missing and not repeated else array("i")
-        return Membership(self.cohort_id, self.rows, parents), self.faults
+        return Membership(self.cohort_id, self.rows, self.parents), self.faults
 
     def _read_rows(self, records: Iterable[tuple[int, Sequence[str]]]) -> None:
-        columns = [self.header.index(name) for name in REQUIRED_COLUMNS]
-        optional = [self.header.index(name) if name in self.header else -1 for name in OPTIONAL_COLUMNS]
+        """Read every row. Most are like one before them, and are only compared: there may be a million."""
+        places = {name: number for number, name in enumerate(self.header)}
+        at_stage, at_gen, at_cohort, at_parent, at_combo, at_template, at_model = (
+            places[name] for name in REQUIRED_COLUMNS
+        )
+        at_replicate, at_task = (places.get(name, -1) for name in OPTIONAL_COLUMNS)
         width = len(self.header)
-        stages = {stage.value: stage for stage in STAGES}
-        intern = self.interned.setdefault
-        at_stage, at_gen, at_cohort, at_parent, at_combo, at_template, at_model = columns
-        at_replicate, at_task = optional
+        rows, lines, parents, kinds = self.rows, self.lines, self.parents, self.kinds
         replicates = self.replicates
+        intern = self.interned.setdefault
+        new_row = partial(tuple.__new__, MembershipRow)  # half the time of calling the class
         for line, cells in records:
             if len(self.faults) >= MAX_FAULTS:
                 break
-            if not any(cells):
-                continue
             if len(cells) != width:
-                self.fault(
-                    line,
-                    None,
-                    f"{len(cells)} cells in a file of {width} columns",
-                    "quote cells that hold commas; every row needs as many cells as the header",
-                )
-                continue
-            stage = stages.get(cells[at_stage])
-            if stage is None:
-                self.fault(
-                    line,
-                    "stage",
-                    f"unknown stage {cells[at_stage]!r}",
-                    f"use one of: {', '.join(stages)}",
-                )
+                if any(cells):
+                    self.fault(
+                        line,
+                        None,
+                        f"{len(cells)} cells in a file of {width} columns",
+                        "quote cells that hold commas; every row needs as many cells as the header",
+                    )
                 continue
             gen_id = cells[at_gen]
-            parent = cells[at_parent] or None
-            model = cells[at_model] or None
-            cohort = cells[at_cohort] or self.cohort_id
-            row = MembershipRow(
-                stage,
-                gen_id,
-                intern(cohort, cohort),
-                parent if parent is None else intern(parent, parent),
-                intern(cells[at_combo], cells[at_combo]),
-                intern(cells[at_template], cells[at_template]),
-                model if model is None else intern(model, model),
-                (replicates.get(cells[at_replicate]) or self._replicate(line, cells[at_replicate]))
-                if at_replicate >= 0
-                else 1,
-                (cells[at_task] or None) if at_task >= 0 else None,
+            replicate_text = cells[at_replicate] if at_replicate >= 0 else ""
+            replicate = replicates.get(replicate_text)
+            task = (cells[at_task] or None) if at_task >= 0 else None
+            kind = kinds.get((cells[at_stage], cells[at_cohort], cells[at_template], cells[at_model]))
+            is_plain = gen_id.isalnum() and gen_id.isascii() and len(gen_id) <= MAX_ID_BYTES
+            if kind is not None and replicate is not None and is_plain:
+                stage, cohort_id, template_id, model, siblings, above = kind
+                parent = above.get(cells[at_parent])
+                number = len(rows)
+                if parent is not None:
+                    parent_gen_id = None
+                    if parent >= 0:
+                        parent_gen_id = rows[parent].gen_id  # one string for a parent and its children
+                        model = model or rows[parent].llm_model_id
+                    if model is not None and siblings.setdefault(gen_id, number) == number:
+                        combo = cells[at_combo]
+                        combo = intern(combo, combo)
+                        row = (
+                            stage,
+                            gen_id,
+                            cohort_id,
+                            parent_gen_id,
+                            combo,
+                            template_id,
+                            model,
+                            replicate,
+                            task,
+                        )
+                        rows.append(new_row(row))
+                        lines.append(line)
+                        parents.append(parent)
+                        continue
+            if any(cells):
+                names = (cells[at_cohort], cells[at_combo], cells[at_template], cells[at_model])
+                self._examine(line, cells[at_stage], gen_id, cells[at_parent], names, replicate_text, task)
+
+    def _examine(
+        self,
+        line: int,
+        stage_name: str,
+        gen_id: str,
+        parent_gen_id: str,
+        names: tuple[str, str, str, str],
+        replicate: str,
+        task_id: str | None,
+    ) -> None:
+        """Check everything of a row, and note its kind when rows like it need no more than a comparison."""
+        stage = _STAGES.get(stage_name)
+        if stage is None:
+            self.fault(line, "stage", f"unknown stage {stage_name!r}", f"use one of: {', '.join(_STAGES)}")
+            return
+        cohort, combo, template, model = (self.interned.setdefault(name, name) for name in names)
+        before = len(self.faults)
+        row = MembershipRow(
+            stage,
+            gen_id,
+            cohort or self.cohort_id,
+            parent_gen_id or None,
+            combo,
+            template,
+            model or None,
+            self._replicate(line, replicate),
+            task_id,
+        )
+        siblings = self.index[stage]
+        self._check_names(line, row)
+        self._check_ids(line, row)
+        if gen_id in siblings:
+            first = self.lines[siblings[gen_id]]
+            self.fault(
+                line,
+                "gen_id",
+                f"{stage.value} {gen_id!r} stands twice, first in line {first}",
+                "remove one of the two rows",
             )
-            self._check_ids(line, row)
-            seen = self.index[stage]
-            if gen_id in seen:
-                first = self.lines[seen[gen_id]]
-                self.fault(
-                    line,
-                    "gen_id",
-                    f"{stage.value} {gen_id!r} stands twice, first in line {first}",
-                    "remove one of the two rows",
-                )
-                continue
-            seen[intern(gen_id, gen_id)] = len(self.rows)
-            self.rows.append(row)
-            self.lines.append(line)
+            return
+        siblings[gen_id] = len(self.rows)
+        self.rows.append(row)
+        self.lines.append(line)
+        self.parents.append(_UNLINKED)
+        if len(self.faults) == before and (row.llm_model_id is not None or stage is Stage.ESSAY):
+            parents = self.index[stage.parent] if stage.parent is not None else {"": -1}
+            self.kinds[stage_name, cohort, template, model] = _Kind(
+                stage, row.cohort_id, template, row.llm_model_id, siblings, parents
+            )
 
     def _replicate(self, line: int, text: str) -> int:
+        known = self.replicates.get(text)
+        if known is not None:
+            return known
         if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1:
             return self.replicates.setdefault(text, int(text))
         self.fault(line, "replicate", f"replicate is {text[:40]!r}", "use a whole number from 1")
         return 1
 
     def _check_ids(self, line: int, row: MembershipRow) -> None:
-        if not (row.gen_id.isalnum() and row.gen_id.isascii() and len(row.gen_id) <= 128):
-            reason = id_fault(row.gen_id)
-            if reason:
-                self.fault(
-                    line,
-                    "gen_id",
-                    f"gen_id {row.gen_id[:60]!r} {reason}",
-                    "a gen_id names a directory: use letters, digits, '-' and '_'",
-                )
-        names = (row.stage, row.cohort_id, row.template_id, row.llm_model_id)
-        if names not in self.good and self._are_known(line, row):
-            self.good.add(names)
+        reason = id_fault(row.gen_id)
+        if reason:
+            self.fault(
+                line,
+                "gen_id",
+                f"gen_id {row.gen_id[:60]!r} {reason}",
+                "a gen_id names a directory: use letters, digits, '-' and '_'",
+            )
         if row.stage is Stage.DRAFT and row.parent_gen_id is not None:
             self.fault(line, "parent_gen_id", "a draft has no parent", "leave the cell empty")
         elif row.stage is not Stage.DRAFT and row.parent_gen_id is None:
@@ -269,9 +338,8 @@ class _Reader:
                 f"name the {parent_stage.value}'s gen_id that it is made from",
             )
 
-    def _are_known(self, line: int, row: MembershipRow) -> bool:
+    def _check_names(self, line: int, row: MembershipRow) -> None:
         """Check the names of a row, each distinct one once; report it in every row that has it."""
-        all_good = True
         for column in ("cohort_id", "template_id", "llm_model_id"):
             value = getattr(row, column)
             if value is None:
@@ -281,10 +349,8 @@ class _Reader:
             if good is None:
                 good = self.judged[key] = self._is_known(column, row.stage, value)
             if not good:
-                all_good = False
                 what, fix = self._unknown(column, row.stage, value)
                 self.fault(line, column, what, fix)
-        return all_good
 
     def _is_known(self, column: str, stage: Stage, value: str) -> bool:
         if id_fault(value) is not None:
@@ -311,20 +377,24 @@ class _Reader:
         )
 
     def _link(self) -> None:
-        """Find every parent; inherit models; check that a model is there where one is needed."""
-        self._parents = parents = array("i", bytes(4 * len(self.rows)))
-        for number, row in enumerate(self.rows):
-            parents[number] = -1
-            parent_stage = row.stage.parent
+        """Find the parents that are not found yet; inherit models; check that one is there where needed."""
+        for number, parent in enumerate(self.parents):
+            if parent != _UNLINKED:
+                continue
             if len(self.faults) >= MAX_FAULTS:
                 return
+            row = self.rows[number]
+            self.parents[number] = -1
+            parent_stage = row.stage.parent
             if parent_stage is not None and row.parent_gen_id is not None:
                 index = self.index[parent_stage].get(row.parent_gen_id)
                 if index is not None:
-                    parents[number] = index
+                    self.parents[number] = index
+                    above = self.rows[index]
+                    row = row._replace(parent_gen_id=above.gen_id)  # one string for parent and child
                     if row.llm_model_id is None and row.stage is Stage.ESSAY:
-                        inherited = self.rows[index].llm_model_id
-                        row = self.rows[number] = row._replace(llm_model_id=inherited)
+                        row = row._replace(llm_model_id=above.llm_model_id)
+                    self.rows[number] = row
                 else:
                     self._check_outside(number, row, parent_stage)
             if row.llm_model_id is None and row.template_id not in self.known.copies[row.stage]:

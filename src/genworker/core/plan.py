@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 from genworker.core.generation import Failure, FailureKind
 from genworker.core.membership import Membership
@@ -74,56 +75,69 @@ class Plan:
         return Counter(failure.kind for index, failure in self.failures.items() if rows[index].stage is stage)
 
 
+class Holdings(Protocol):
+    """What a store holds, as `make_plan` asks for it."""
+
+    def names(self, stage: Stage) -> Container[str]:
+        """Generations of which the store holds anything at all."""
+
+    def is_done(self, stage: Stage, gen_id: str) -> bool:
+        """Whether a generation is in the store and good."""
+
+    def held(self, stage: Stage, gen_id: str) -> Held | None:
+        """What the store holds of a generation that is not done; ``None`` when nothing."""
+
+
 def make_plan(
     membership: Membership,
-    done: Callable[[Stage, str], bool],
-    held: Callable[[Stage, str], Held | None],
+    holdings: Holdings,
     redo: Callable[[int, Failure | None], bool] | None = None,
 ) -> Plan:
     """Judge every row.
 
     Args:
-        done: whether a generation is in the store and good.
-        held: what the store holds of a generation that is not done; ``None`` when nothing.
         redo: asked for each row (index, its failure or ``None`` when done) that the store holds:
             whether it is to be made again, as if missing. Descendants of such a row are made again
             only when `redo` says so for them as well.
     """
     plan = Plan(membership)
-    states, rows = plan.states, membership.rows
-    for index, row in enumerate(rows):
-        if done(row.stage, row.gen_id):
+    states = plan.states
+    names = {stage: holdings.names(stage) for stage in STAGES}
+    for index, row in enumerate(membership.rows):
+        stage, gen_id = row.stage, row.gen_id
+        if gen_id not in names[stage]:
+            continue
+        if holdings.is_done(stage, gen_id):
             if redo is None or not redo(index, None):
                 states[index] = RowState.DONE
             continue
-        remains = held(row.stage, row.gen_id)
+        remains = holdings.held(stage, gen_id)
         if remains is not None and (redo is None or not redo(index, remains.failure)):
             states[index] = RowState.FAILED
             plan.failures[index] = remains.failure
-    _block(plan, done)
+    _block(plan, holdings)
     return plan
 
 
-def _block(plan: Plan, done: Callable[[Stage, str], bool]) -> None:
+def _block(plan: Plan, holdings: Holdings) -> None:
     """Block what cannot be made: descendants of failed rows. A child may stand before its parent."""
-    rows, states = plan.membership.rows, plan.states
-    by_stage: dict[Stage, list[int]] = {Stage.ESSAY: [], Stage.EVALUATION: []}
-    for index, row in enumerate(rows):
-        if row.stage is not Stage.DRAFT and states[index] == RowState.MISSING:
-            by_stage[row.stage].append(index)
-    linked = plan.membership.parents
-    for stage in (Stage.ESSAY, Stage.EVALUATION):
-        parent_stage = stage.parent
-        assert parent_stage is not None
-        for index in by_stage[stage]:
-            parent = linked[index]
-            if parent >= 0:
-                if states[parent] == RowState.FAILED:
-                    states[index] = RowState.BLOCKED
-                    plan.blockers[index] = parent
-                elif states[parent] == RowState.BLOCKED:
-                    states[index] = RowState.BLOCKED
-                    plan.blockers[index] = plan.blockers[parent]
-            elif not done(parent_stage, rows[index].parent_gen_id or ""):
+    rows, states, parents = plan.membership.rows, plan.states, plan.membership.parents
+    orphans = [index for index, parent in enumerate(parents) if parent < 0 and rows[index].parent_gen_id]
+    if not plan.failures and not orphans:
+        return
+    for index in orphans:
+        above = rows[index].stage.parent
+        assert above is not None, "only they have a parent"
+        if states[index] == RowState.MISSING and not holdings.is_done(above, rows[index].parent_gen_id or ""):
+            states[index] = RowState.BLOCKED
+            plan.blockers[index] = -1
+    for stage in STAGES[1:]:
+        for index, parent in enumerate(parents):
+            if parent < 0 or states[index] != RowState.MISSING or rows[index].stage is not stage:
+                continue
+            if states[parent] == RowState.FAILED:
                 states[index] = RowState.BLOCKED
-                plan.blockers[index] = -1
+                plan.blockers[index] = parent
+            elif states[parent] == RowState.BLOCKED:
+                states[index] = RowState.BLOCKED
+                plan.blockers[index] = plan.blockers[parent]

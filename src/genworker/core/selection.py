@@ -30,11 +30,11 @@ def select(
         A byte per row, 1 for the chosen.
     """
     membership = plan.membership
-    chosen = bytearray(len(membership))
-    for index, row in enumerate(membership.rows):
-        if plan.states[index] == RowState.MISSING and (only is None or row.gen_id in only):
-            chosen[index] = 1
+    missing = int(RowState.MISSING)  # plain numbers: a million are compared
+    chosen = bytearray(state == missing for state in plan.states)
     if only is not None:
+        for index, row in enumerate(membership.rows):
+            chosen[index] &= row.gen_id in only
         for index in range(len(chosen)):
             ancestor = membership.parents[index] if chosen[index] else -1
             while ancestor >= 0 and plan.states[ancestor] == RowState.MISSING and not chosen[ancestor]:
@@ -51,13 +51,18 @@ def select(
 
 
 def _drop_orphans(plan: Plan, chosen: bytearray) -> None:
-    """Leave out rows whose parent will not be there. Two passes cover two generations in any order."""
-    parents, states = plan.membership.parents, plan.states
-    for _ in range(2):
-        for index in range(len(chosen)):
-            parent = parents[index]
-            if chosen[index] and parent >= 0 and states[parent] != RowState.DONE and not chosen[parent]:
-                chosen[index] = 0
+    """Leave out rows whose parent will not be there, and then theirs: a child may stand before its parent."""
+    parents, states, done = plan.membership.parents, plan.states, int(RowState.DONE)
+    while True:
+        orphans = [
+            index
+            for index, parent in enumerate(parents)
+            if parent >= 0 and not chosen[parent] and chosen[index] and states[parent] != done
+        ]
+        if not orphans:
+            return
+        for index in orphans:
+            chosen[index] = 0
 
 
 def _keep_first(plan: Plan, chosen: bytearray, limit: int, is_free: Callable[[int], bool]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from genworker.errors import Fault
@@ -38,14 +40,15 @@ def open_csv(
     where = str(path)
     if path.is_fifo() or path.is_char_device():  # to open one would wait for ever, or read without end
         raise CsvFault(Fault("this is not a file", where=where))
+    place = _Place()
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
-            reader = csv.reader(_text_lines(stream, lines), strict=True)
-            header = next(reader, None)
+            records = _records(_text_lines(stream, lines, place), place)
+            _, header = next(records, (1, None))
             if header is None:
                 raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
-            yield header, _records(reader)
+            yield header, records
     except FileNotFoundError:
         raise CsvFault(Fault("the file does not exist", where=where)) from None
     except IsADirectoryError:
@@ -54,14 +57,23 @@ def open_csv(
         raise CsvFault(_not_utf8(path)) from None
     except csv.Error as error:
         fix = f"fields may have {MAX_FIELD_CHARS} characters" if "field larger" in str(error) else None
-        line = reader.line_num if "reader" in locals() else None
-        raise CsvFault(Fault(f"not readable as CSV: {error}", where=where, line=line, fix=fix)) from None
+        raise CsvFault(
+            Fault(f"not readable as CSV: {error}", where=where, line=place.line, fix=fix)
+        ) from None
     except OSError as error:
         raise CsvFault(Fault(f"cannot be read: {error.strerror}", where=where)) from None
 
 
-def _text_lines(stream: Iterable[str], lines: list[str] | None) -> Iterator[str]:
+@dataclass(slots=True)
+class _Place:
+    """How far a file has been read: the line that was drawn last, from 1."""
+
+    line: int = 0
+
+
+def _text_lines(stream: Iterable[str], lines: list[str] | None, place: _Place) -> Iterator[str]:
     for line in stream:
+        place.line += 1
         if "\0" in line:
             raise csv.Error("line contains NUL")
         if lines is not None:
@@ -69,12 +81,18 @@ def _text_lines(stream: Iterable[str], lines: list[str] | None) -> Iterator[str]
         yield line
 
 
-def _records(reader: Iterator[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    # A record's own first line: quoted cells may run over several.
-    line = reader.line_num + 1  # type: ignore[attr-defined]
-    for cells in reader:
-        yield line, cells
-        line = reader.line_num + 1  # type: ignore[attr-defined]
+def _records(texts: Iterator[str], place: _Place) -> Iterator[tuple[int, list[str]]]:
+    """Records, each with the line that it begins in: a quoted cell may run over several.
+
+    Lines without a quote are split at their commas, in half the time that the parser of `csv` takes.
+    """
+    for text in texts:
+        line = place.line
+        if '"' not in text and len(text) <= MAX_FIELD_CHARS:
+            text = text.rstrip("\r\n")
+            yield line, text.split(",") if text else []
+        else:
+            yield line, next(csv.reader(chain((text,), texts), strict=True))
 
 
 def _not_utf8(path: Path) -> Fault:

@@ -58,7 +58,7 @@ class StoreReader:
 
     def plan(self, membership: Membership) -> Plan:
         """Where each row stands."""
-        return make_plan(membership, self._index.is_done, self._index.held)
+        return make_plan(membership, self._index)
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is in the store and good."""
