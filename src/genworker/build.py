@@ -35,9 +35,9 @@ from genworker.core.catalog import LEVELS, Catalog
 from genworker.core.membership import MembershipRow
 from genworker.core.prompts import child_values, draft_values
 from genworker.core.stages import STAGES, Stage
-from genworker.engine import TRIAL_TEXT, Project
 from genworker.errors import CatalogError, Fault, FaultyInputError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
+from genworker.project import Project
 from genworker.store.catalog import TemplateFiles
 from genworker.store.cohorts import (
     Modes,
@@ -56,7 +56,8 @@ from genworker.store.cohorts import (
     write_manifest,
     write_membership,
 )
-from genworker.store.filesystem import StoreIndex
+from genworker.store.index import StoreIndex
+from genworker.work import TRIAL_TEXT
 
 TOKENS_PER_CHAR = 1.2 / 4
 """A usual guess: four characters to a token, and a fifth on top."""

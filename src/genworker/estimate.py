@@ -14,9 +14,9 @@ from genworker.core.budget import likely_tokens
 from genworker.core.completion import Usage
 from genworker.core.plan import Plan, RowState
 from genworker.core.stages import STAGES, Stage
-from genworker.engine import CohortWork
 from genworker.errors import GenworkerError
 from genworker.routes import Route, longest_answer
+from genworker.work import CohortWork
 
 SAMPLE = 200
 """Answers of one stage and model that are looked at; prompts that are rendered where there are none."""

@@ -22,9 +22,9 @@ from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
 from genworker.core.prompts import draft_values
 from genworker.core.stages import STAGES, Stage
-from genworker.engine import Project
 from genworker.errors import CatalogError, TemplateError
 from genworker.paths import METADATA_FILE
+from genworker.project import Project
 from genworker.store.catalog import TemplateFiles
 
 EAGER_ROWS = 50_000

@@ -22,7 +22,7 @@ from genworker.errors import ConfigError, Fault
 from genworker.paths import METADATA_FILE, Paths
 from genworker.routes import Route, longest_answer
 from genworker.settings import LoadedSettings
-from genworker.store.filesystem import StoreIndex
+from genworker.store.index import StoreIndex
 
 FindPrice = Callable[[str, str, str], Price | None]
 """(endpoint, model's id, model's name there) to its price today."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from genworker import runner
 from genworker.core.generation import encode_metadata, finish
-from genworker.store import answers, filesystem
-from genworker.store.filesystem import FilesystemStore, Sweep
+from genworker.store import answers, filesystem, sweep
+from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
 
 Store: Any = FilesystemStore
@@ -87,19 +87,19 @@ def blind_sweep() -> None:
         def acquire(self, facts: Any = None) -> bool:
             return True
 
-    real = filesystem.sweep_staging
+    real = sweep.sweep_staging
 
-    def sweep(*arguments: Any, **named: Any) -> Sweep:
-        held = vars(filesystem)["FileLock"]
-        vars(filesystem)["FileLock"] = Blind
+    def blind(*arguments: Any, **named: Any) -> sweep.Sweep:
+        held = vars(sweep)["FileLock"]
+        vars(sweep)["FileLock"] = Blind
         try:
             return real(*arguments, **named)
         finally:
-            vars(filesystem)["FileLock"] = held
+            vars(sweep)["FileLock"] = held
 
     import genworker.engine
 
-    vars(genworker.engine)["sweep_staging"] = sweep
+    vars(genworker.engine)["sweep_staging"] = blind
 
 
 def drain_off() -> None:

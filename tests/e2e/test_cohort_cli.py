@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from genworker.build import BuildOptions, plan_build, write_build
-from genworker.engine import open_project
+from genworker.project import open_project
 from support.project import Project, write, write_catalog, write_csv
 
 

@@ -12,9 +12,10 @@ from genworker import load_generation
 from genworker.build import BuildOptions, CohortPlan, plan_build, write_build
 from genworker.cli.refresh import redo_stale, stale_counts
 from genworker.core.stages import STAGES, Stage
-from genworker.engine import RunOptions, open_membership, open_project, plan_cohort, run_cohort
+from genworker.engine import RunOptions, run_cohort
 from genworker.errors import FaultyInputError
 from genworker.freshness import find_stale
+from genworker.project import open_membership, open_project, plan_cohort
 from support.project import Project, write, write_catalog
 
 DRAFT, ESSAY, EVALUATION = STAGES

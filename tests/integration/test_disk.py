@@ -294,14 +294,14 @@ def test_an_error_of_the_disk_is_not_taken_for_a_missing_generation(
 ) -> None:
     from genworker.core.stages import Stage
     from genworker.paths import Paths
-    from genworker.store import filesystem
+    from genworker.store import index as store_index
 
     (tmp_path / "gens/draft/d1").mkdir(parents=True)
 
     def broken(*arguments: object) -> None:
         raise StoreError("broken", path="x", errno=errno.EIO)
 
-    monkeypatch.setattr(filesystem, "read_generation", broken)
-    index = filesystem.StoreIndex(Paths.from_str(tmp_path))
+    monkeypatch.setattr(store_index, "read_generation", broken)
+    index = store_index.StoreIndex(Paths.from_str(tmp_path))
     with pytest.raises(StoreError):
         index.held(Stage.DRAFT, "d1")

@@ -10,7 +10,8 @@ from typing import Any
 
 from genworker.core import scheduler
 from genworker.core.completion import Completion, CompletionRequest
-from genworker.engine import RunOptions, RunResult, open_project, run_cohort
+from genworker.engine import RunOptions, RunResult, run_cohort
+from genworker.project import open_project
 from genworker.providers.openai import OpenAIProvider
 from genworker.store.journal import read_journal
 from support.llm_server import Fault, Limits, LLMServer, Options, Rule

@@ -12,8 +12,9 @@ import pytest
 from genworker import plugins, scores
 from genworker.core import parsers
 from genworker.core.stages import Stage
-from genworker.engine import cohort_lock, open_project
+from genworker.engine import cohort_lock
 from genworker.errors import CatalogError, LockedError
+from genworker.project import open_project
 from genworker.reparse import Change, ReparseResult, reparse_cohort
 from support.project import Project, write, write_catalog
 from support.stores import StoreBuilder

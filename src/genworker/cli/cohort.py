@@ -87,7 +87,7 @@ def build(
     Exit codes: 0 written, 2 wrong input, or rows would disappear, 4 another build is writing.
     """
     from genworker.build import BuildOptions, plan_build, survey, write_build
-    from genworker.engine import open_project
+    from genworker.project import open_project
 
     project = open_project(config, data_root)
     plan = plan_build(project, BuildOptions(cohort, k_max, level, essays, drafts))

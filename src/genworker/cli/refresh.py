@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from genworker.core.generation import Failure
     from genworker.core.plan import Plan
-    from genworker.engine import Project, Redo
+    from genworker.project import Project, Redo
 
 
 class Refresh(StrEnum):
@@ -75,8 +75,8 @@ def redo_stale(
 ) -> Redo:
     """The choice of a run with ``--refresh stale``, out of what the run is about."""
     from genworker.core.plan import RowState
-    from genworker.engine import open_membership, plan_cohort
     from genworker.freshness import find_stale
+    from genworker.project import open_membership, plan_cohort
 
     membership = open_membership(project, cohort, strict=True)
     planned = plan_cohort(project, membership)

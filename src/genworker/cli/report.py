@@ -296,7 +296,7 @@ def reparse(
     What an answer said before is kept aside. Drafts and essays that other texts were made from stay as
     they are unless `--stage` names them.
     """
-    from genworker.engine import open_project
+    from genworker.project import open_project
     from genworker.reparse import reparse_cohort
 
     project = open_project(config, data_root)

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from genworker.core.membership import Membership
     from genworker.core.plan import Plan
     from genworker.core.progress import Progress
-    from genworker.engine import CohortWork, Project, Redo, RunOptions, RunResult
+    from genworker.engine import RunOptions, RunResult
     from genworker.estimate import Estimate
+    from genworker.project import Project, Redo
+    from genworker.work import CohortWork
 
 StageOption = Annotated[
     list[Stage] | None, typer.Option("--stage", help="Only this stage; may be given several times.")
@@ -130,7 +132,8 @@ def run(
     the cohort, 130 or 143 interrupted.
     """
     from genworker.core.budget import Caps
-    from genworker.engine import RunOptions, open_project
+    from genworker.engine import RunOptions
+    from genworker.project import open_project
 
     project = open_project(config, data_root)
     options = RunOptions(
@@ -163,7 +166,8 @@ def plan(
 ) -> int:
     """Say what `run` would do, cost and take, and check all that it needs. Makes no call, writes nothing."""
     from genworker.core.budget import Caps
-    from genworker.engine import RunOptions, open_project
+    from genworker.engine import RunOptions
+    from genworker.project import open_project
 
     options = RunOptions(
         frozenset(stage) if stage else None,
@@ -227,7 +231,8 @@ def retry(
     """
     from genworker.core.budget import Caps
     from genworker.core.generation import FailureKind
-    from genworker.engine import RunOptions, open_membership, open_project
+    from genworker.engine import RunOptions
+    from genworker.project import open_membership, open_project
 
     if not (unparseable or truncated or failed or blocked or only):
         fix = "give --failed, --unparseable, --truncated, --blocked or --only GEN_ID"
@@ -291,8 +296,8 @@ def choose_again(
         UsageError: `only` names a generation that the cohort does not have.
     """
     from genworker.core.plan import RowState
-    from genworker.engine import plan_cohort
     from genworker.ledger import failed_calls
+    from genworker.project import plan_cohort
 
     planned = plan_cohort(project, membership)
     again = {job for job, failure in planned.failures.items() if failure.kind in kinds}
@@ -332,10 +337,11 @@ def choose_again(
 def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
     """Print the plan as a table or as JSON."""
     from genworker.core.selection import select
-    from genworker.engine import CohortWork, check_jobs, find_combos, open_membership, plan_cohort
     from genworker.estimate import estimate
     from genworker.ledger import check_caps, last_limits, read_ledger
+    from genworker.project import open_membership, plan_cohort
     from genworker.store.catalog import TemplateFiles
+    from genworker.work import CohortWork, check_jobs, find_combos
 
     membership = open_membership(project, cohort, strict=True)
     planned = plan_cohort(project, membership, options.redo)

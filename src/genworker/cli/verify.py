@@ -11,7 +11,7 @@ from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, com
 from genworker.errors import ExitCode
 
 if TYPE_CHECKING:
-    from genworker.engine import Project
+    from genworker.project import Project
     from genworker.store.check import Check, Finding
 
 SHOWN = 200
@@ -39,7 +39,7 @@ def verify(
 
     Exit codes: 0 nothing is wrong, 1 something is.
     """
-    from genworker.engine import open_project
+    from genworker.project import open_project
 
     project = open_project(config, data_root)
     check = make_check(project, cohort)
@@ -61,10 +61,11 @@ def make_check(project: Project, cohort: str | None) -> Check:
     """A check of one cohort, or of the whole store."""
     from genworker.core.membership import Membership, MembershipRow
     from genworker.core.stages import Stage
-    from genworker.engine import CohortWork, find_combos, open_membership
     from genworker.errors import FaultyInputError, GenworkerError
+    from genworker.project import open_membership
     from genworker.store.catalog import TemplateFiles, list_cohorts
     from genworker.store.check import Check, Finding, Kind
+    from genworker.work import CohortWork, find_combos
 
     names = [cohort] if cohort is not None else list_cohorts(project.paths)
     memberships, unreadable = [], []

@@ -21,15 +21,11 @@ from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError, StoreError
 from genworker.paths import GENERATION_FILES, METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
 from genworker.store.answers import logged_runs
-from genworker.store.filesystem import (
-    FilesystemStore,
-    damaged_files,
-    keep_aside,
-    staging_run_id,
-    sweep_staging,
-)
+from genworker.store.durable import keep_aside
+from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
 from genworker.store.reading import read_directory
+from genworker.store.sweep import damaged_files, staging_run_id, sweep_staging
 
 MAX_PROMPT_CHECKS = 2_000_000
 _JUDGED = ("truncated", "failure", "files")

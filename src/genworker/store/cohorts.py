@@ -33,7 +33,7 @@ from genworker.errors import ConfigError, Fault, LockedError, MembershipError, S
 from genworker.paths import Paths
 from genworker.store.catalog import read_combos
 from genworker.store.csvfile import CsvFault, open_csv
-from genworker.store.filesystem import cannot_write, make_directories, sync_path
+from genworker.store.durable import cannot_write, make_directories, sync_path
 from genworker.store.lock import FileLock, describe_holder, holder_facts
 from genworker.store.reading import read_generation
 

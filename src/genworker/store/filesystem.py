@@ -16,22 +16,17 @@ import queue
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiofiles
 
 from genworker.core.generation import (
     Answer,
-    Failure,
-    FailureKind,
     Generation,
     encode_metadata,
-    failure_from_json,
-    file_digest,
     finish,
 )
-from genworker.core.plan import Held
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
@@ -41,126 +36,24 @@ from genworker.store._kernel import (
     sync_filesystem,
     syncs_report_errors,
 )
-from genworker.store.answers import AnswerLog, logged_runs, read_answers, remove_answer_log
+from genworker.store.answers import AnswerLog
+from genworker.store.durable import (
+    TAKEN,
+    cannot_write,
+    keep_aside,
+    make_directories,
+    refuse_links,
+    sync_directory_tree,
+)
+from genworker.store.index import NOT_KNOWN
 from genworker.store.lock import Claims, FileLock, holder_facts
-from genworker.store.reading import read_directory, read_generation, read_metadata
+from genworker.store.reading import read_generation
+from genworker.store.sweep import PROBE_SUFFIX, STAGING_PREFIX, is_remnant, is_same_answer, locked_runs
 
-STAGING_PREFIX = ".run-"
-PROBE_SUFFIX = ".probe"
 GROUP_LIMIT = 256
 """Most commits that share one sync: beyond it the wait of the first grows and nothing is gained."""
 
-_TAKEN = (errno.EEXIST, errno.ENOTEMPTY)
-_NOT_KNOWN = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
-"""Errors that say nothing of what is there: to take them for "missing" would be to pay once more."""
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class StoreIndex:
-    """Which generations a store holds: one listing per stage, then a look at those that are asked for.
-
-    A directory appears whole, so its name nearly says it all; that its files are there is checked for
-    the ids that a cohort names, since other tools may have written them.
-    """
-
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
-        self._directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
-        self._listed: dict[Stage, set[str]] = {}
-        self._links: dict[Stage, set[str]] = {}
-
-    def names(self, stage: Stage) -> set[str]:
-        """Names of all generation directories of a stage, done or not."""
-        names = self._listed.get(stage)
-        if names is None:
-            names, self._links[stage] = _list_names(self._paths.stage_dir(stage))
-            self._listed[stage] = names
-        return names
-
-    def links(self, stage: Stage) -> set[str]:
-        """Those of `names` that are symbolic links: never followed, never replaced."""
-        self.names(stage)
-        return self._links[stage]
-
-    def is_done(self, stage: Stage, gen_id: str) -> bool:
-        """Whether ``metadata.json`` and a non-empty ``parsed.txt`` are there."""
-        return (
-            gen_id in self.names(stage)
-            and gen_id not in self._links[stage]
-            and is_done_directory(f"{self._directories[stage]}/{gen_id}")
-        )
-
-    def held(self, stage: Stage, gen_id: str) -> Held | None:
-        """The failed answer that is kept there; ``None`` when there is no answer at all.
-
-        Raises:
-            StoreError: the disk or this process's limits forbid to look: what is there is not known.
-        """
-        if gen_id not in self.names(stage):
-            return None
-        if gen_id in self._links[stage]:
-            path = self._paths.generation_dir(stage, gen_id)
-            return Held(Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed"))
-        try:
-            failure = failure_from_json(read_metadata(f"{self._directories[stage]}/{gen_id}").get("failure"))
-            if failure is not None:
-                return Held(failure)
-            generation = read_generation(self._paths.gens_root, stage, gen_id)
-        except StoreError as error:
-            if error.errno in _NOT_KNOWN:
-                raise
-            return Held(Failure(FailureKind.UNPARSEABLE, str(error)))
-        if not generation.raw_text:
-            return None  # an empty answer that genworker committed has metadata: this is a remnant
-        return Held(Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed"))
-
-
-def is_done_directory(directory: str) -> bool:
-    """The contract's test: ``metadata.json`` and a non-empty ``parsed.txt``."""
-    try:
-        # Strings and plain calls: a Path per generation would double the time over a million.
-        parsed = os.stat(f"{directory}/{PARSED_FILE}")  # noqa: PTH116
-        return parsed.st_size > 0 and os.access(f"{directory}/{METADATA_FILE}", os.F_OK)
-    except OSError:
-        return False
-
-
-def _list_names(directory: Path) -> tuple[set[str], set[str]]:
-    """Names in a directory without those that begin with a dot, and which of them are symbolic links."""
-    names, links = set(), set()
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name[0] != ".":
-                    names.add(entry.name)
-                    if entry.is_symlink():
-                        links.add(entry.name)
-        return names, links
-    except FileNotFoundError:
-        return names, links
-    except OSError as error:
-        raise StoreError(
-            f"{directory} cannot be listed: {error.strerror}", path=str(directory), errno=error.errno
-        ) from None
-
-
-def refuse_links(paths: Paths) -> None:
-    """Refuse a store whose directories are links: a commit would land somewhere else.
-
-    Raises:
-        StoreError: ``gens``, a stage directory or ``.genworker`` is a symbolic link or not a directory.
-    """
-    for directory in (paths.gens_root, *(paths.stage_dir(stage) for stage in STAGES), paths.private_dir):
-        if directory.is_symlink():
-            raise StoreError(
-                f"{directory} is a symbolic link; the store needs a real directory", path=str(directory)
-            )
-        if directory.exists() and not directory.is_dir():
-            raise StoreError(
-                f"the data root cannot be written: {directory} is not a directory\n"
-                "  fix:   move that file away; the store needs a directory of this name",
-                path=str(directory),
-            )
 
 
 @dataclass(slots=True)
@@ -303,7 +196,7 @@ class FilesystemStore:
             return False
         if stamp != self._runs_stamp:  # a run has begun or ended
             self._runs_stamp = stamp
-            self._other_runs = _locked_runs(self.paths) - {self.run_id}
+            self._other_runs = locked_runs(self.paths) - {self.run_id}
         for run_id in self._other_runs:
             lock = FileLock(self.paths.run_lock_path(run_id), self._file_mode)
             with contextlib.suppress(StoreError):
@@ -486,7 +379,7 @@ class FilesystemStore:
         try:
             rename_no_replace(item.staged, final)
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in TAKEN:
                 raise
             if os.path.islink(final):  # noqa: PTH114
                 raise OSError(errno.ELOOP, "is a symbolic link", final) from None
@@ -506,7 +399,7 @@ class FilesystemStore:
         try:
             return read_generation(self.paths.gens_root, stage, gen_id)
         except StoreError as error:
-            if error.errno in _NOT_KNOWN:
+            if error.errno in NOT_KNOWN:
                 raise
             return None
 
@@ -536,58 +429,6 @@ class FilesystemStore:
 
     def _keep_aside(self, stage: Stage, gen_id: str, directory: str) -> None:
         keep_aside(self.paths, stage, gen_id, directory, self.run_id, self._dir_mode)
-
-
-def is_remnant(generation: Generation) -> bool:
-    """Whether a directory holds neither an answer, nor a parsed text, nor the reason why there is none."""
-    return not generation.raw_text and not generation.parsed_text and generation.failure is None
-
-
-def is_same_answer(answer: Answer, standing: Generation) -> bool:
-    """Whether what stands there is this very answer, committed by an earlier try."""
-    return (
-        standing.raw_text == answer.raw_text
-        and standing.metadata.get("run_id") == answer.facts.get("run_id")
-        and standing.metadata.get("started_at") == answer.facts.get("started_at")
-    )
-
-
-def cannot_write(error: OSError, place: str | Path) -> StoreError:
-    """The error for a path that the disk refuses; `place` is named where the system does not say."""
-    name = str(error.filename or place)
-    return StoreError(f"{name} cannot be written: {error.strerror}", path=name, errno=error.errno)
-
-
-def keep_aside(
-    paths: Paths, stage: Stage, gen_id: str, directory: str | Path, label: str, mode: int = 0o700
-) -> Path:
-    """Move a directory out of the store, to where replaced answers are kept; returns its new place."""
-    aside = paths.aside_dir(stage, gen_id)
-    make_directories(aside, mode)
-    number = 1
-    while True:
-        target = aside / (label if number == 1 else f"{label}-{number}")
-        try:
-            rename_no_replace(str(directory), str(target))
-        except OSError as error:
-            if error.errno == errno.EXDEV:  # `gens` is a mount of its own
-                _move_by_copy(Path(directory), target)
-            elif error.errno in _TAKEN:
-                number += 1
-                continue
-            else:
-                raise
-        sync_path(aside)
-        return target
-
-
-def _move_by_copy(directory: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(directory, part, symlinks=True)
-    sync_directory_tree(str(part))
-    rename_no_replace(str(part), str(target))
-    shutil.rmtree(directory)
 
 
 @contextlib.contextmanager
@@ -622,234 +463,3 @@ def _deliver(group: Sequence[_Commit]) -> None:
             )
         else:
             item.future.set_exception(item.error or RuntimeError("the commit has no result"))
-
-
-# Durable directories
-
-
-def make_directories(directory: Path, mode: int = 0o700) -> None:
-    """Make a directory and its missing parents, each synced into its own parent."""
-    if directory.is_dir():
-        return
-    make_directories(directory.parent, mode)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(directory, mode)  # noqa: PTH102
-    sync_path(directory.parent)
-
-
-def sync_path(path: str | Path) -> None:
-    """``fsync`` a file or directory by name."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_directory_tree(directory: str) -> None:
-    """``fsync`` each file of a directory, then the directory itself."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            sync_path(entry.path)
-    sync_path(directory)
-
-
-# Salvage
-
-
-@dataclass(slots=True)
-class Sweep:
-    """What a sweep found and did.
-
-    Attributes:
-        dropped: staging without a byte of an answer, or whose answer is in the log.
-        answers: logged answers of dead runs that are in no place yet, with whether they were to replace
-            what is there; to be committed before `finish`.
-        errors: what could not be put in place or aside; it lies where it lay.
-    """
-
-    committed: list[tuple[Stage, str]] = field(default_factory=list)
-    kept_aside: list[tuple[Stage, str]] = field(default_factory=list)
-    dropped: list[tuple[Stage, str]] = field(default_factory=list)
-    answers: list[tuple[Answer, bool]] = field(default_factory=list)
-    errors: list[StoreError] = field(default_factory=list)
-    dead: dict[str, FileLock] = field(default_factory=dict)
-
-    def release(self) -> None:
-        """Give the dead runs' locks back, and leave everything else for another sweep."""
-        for lock in self.dead.values():
-            lock.release()
-
-    def finish(self, paths: Paths) -> None:
-        """Remove what the dead runs left: everything of it is in its place by now."""
-        for run_id, lock in self.dead.items():
-            remove_answer_log(paths, run_id)
-            lock.release(remove=True)
-
-
-def staging_run_id(name: str) -> str | None:
-    """The run that a dot name below a stage belongs to; ``None`` for names that are not ours."""
-    if not name.startswith(STAGING_PREFIX):
-        return None
-    return name.removeprefix(STAGING_PREFIX).removesuffix(PROBE_SUFFIX)
-
-
-def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
-    """Go through what dead runs left: what is whole goes to its place, what is torn goes away.
-
-    A run is dead when its lock can be taken, so a living run is never touched. The locks stay taken until
-    `Sweep.finish` or `Sweep.release`. Nothing that holds a byte of an answer which is nowhere else is
-    removed.
-    """
-    sweep = Sweep()
-    file_mode, mode = (0o660, 0o770) if group_permissions else (0o600, 0o700)
-    staging = _staging_directories(paths)
-    for run_id in sorted({*staging, *logged_runs(paths), *_locked_runs(paths)}):
-        lock = FileLock(paths.run_lock_path(run_id), file_mode)
-        try:
-            make_directories(paths.runs_dir, mode)
-            if not lock.acquire():
-                continue
-        except OSError as error:
-            sweep.errors.append(cannot_write(error, paths.runs_dir))
-            continue
-        except StoreError as error:
-            sweep.errors.append(error)
-            continue
-        sweep.dead[run_id] = lock
-        logged = list(read_answers(paths, run_id))
-        names = {(answer.stage, answer.gen_id) for answer, _ in logged}
-        for stage, directory in staging.get(run_id, []):
-            _sweep_run(paths, stage, directory, run_id, sweep, mode, names)
-        placed = {*sweep.committed, *sweep.kept_aside}
-        for answer, replace in logged:
-            if (answer.stage, answer.gen_id) not in placed and not _is_in_place(
-                paths, answer, replace, sweep
-            ):
-                sweep.answers.append((answer, replace))
-    return sweep
-
-
-def _locked_runs(paths: Paths) -> set[str]:
-    """Runs that have a lock file: living ones, and those that died before they had anything else."""
-    try:
-        names = os.listdir(paths.runs_dir)  # noqa: PTH208
-    except OSError:
-        return set()
-    return {name.removesuffix(".lock") for name in names if name.endswith(".lock")}
-
-
-def _is_in_place(paths: Paths, answer: Answer, replace: bool, sweep: Sweep) -> bool:
-    try:
-        standing = read_generation(paths.gens_root, answer.stage, answer.gen_id)
-    except StoreError as error:
-        if error.errno in _NOT_KNOWN:
-            sweep.errors.append(error)
-            return True
-        return False
-    return is_same_answer(answer, standing) or (not replace and standing.is_done)
-
-
-def _staging_directories(paths: Paths) -> dict[str, list[tuple[Stage, Path]]]:
-    found: dict[str, list[tuple[Stage, Path]]] = {}
-    for stage in STAGES:
-        try:
-            names = sorted(os.listdir(paths.stage_dir(stage)))  # noqa: PTH208
-        except OSError:
-            continue
-        for name in names:
-            directory = paths.stage_dir(stage) / name
-            run_id = staging_run_id(name)
-            if run_id is not None and directory.is_dir() and not directory.is_symlink():
-                found.setdefault(run_id, []).append((stage, directory))
-    return found
-
-
-def _sweep_run(
-    paths: Paths,
-    stage: Stage,
-    staging: Path,
-    run_id: str,
-    sweep: Sweep,
-    mode: int,
-    logged: set[tuple[Stage, str]],
-) -> None:
-    try:
-        directories = sorted(staging.iterdir())
-    except OSError as error:
-        sweep.errors.append(cannot_write(error, staging))
-        return
-    for directory in directories:
-        if directory.is_symlink() or not directory.is_dir():
-            continue
-        try:
-            is_logged = (stage, directory.name) in logged
-            _sweep_directory(paths, stage, directory, run_id, sweep, mode, is_logged=is_logged)
-        except OSError as error:
-            sweep.errors.append(cannot_write(error, directory))
-        except StoreError as error:
-            sweep.errors.append(error)
-    with contextlib.suppress(OSError):
-        staging.rmdir()
-
-
-def _sweep_directory(
-    paths: Paths, stage: Stage, directory: Path, run_id: str, sweep: Sweep, mode: int, *, is_logged: bool
-) -> None:
-    gen_id = directory.name
-    try:
-        staged = read_directory(directory, stage, gen_id)
-    except StoreError as error:
-        if error.errno in _NOT_KNOWN:
-            raise
-        staged = None
-    if staged is not None and is_whole(staged):
-        sync_directory_tree(str(directory))
-        try:
-            rename_no_replace(str(directory), str(paths.generation_dir(stage, gen_id)))
-            sync_path(paths.stage_dir(stage))
-            sweep.committed.append((stage, gen_id))
-            return
-        except OSError as error:
-            if error.errno not in _TAKEN:
-                raise
-    elif is_logged or not _has_content(directory):
-        shutil.rmtree(directory)
-        sweep.dropped.append((stage, gen_id))
-        return
-    # Its place is taken, or nothing else has its text: kept, since somebody may have paid for it.
-    keep_aside(paths, stage, gen_id, directory, run_id, mode)
-    sweep.kept_aside.append((stage, gen_id))
-
-
-def _has_content(directory: Path) -> bool:
-    for name in (RAW_FILE, PARSED_FILE):
-        try:
-            if (directory / name).stat(follow_symlinks=False).st_size:
-                return True
-        except FileNotFoundError:
-            continue
-    return False
-
-
-def is_whole(generation: Generation) -> bool:
-    """Whether the metadata name digests, and each file that they name is there and has its own."""
-    return not damaged_files(generation) and RAW_FILE in (generation.metadata.get("files") or {})
-
-
-def damaged_files(generation: Generation) -> list[str]:
-    """The files that the metadata name and that are missing or have another digest."""
-    files = generation.metadata.get("files")
-    texts = {
-        PROMPT_FILE: generation.prompt_text,
-        RAW_FILE: generation.raw_text,
-        PARSED_FILE: generation.parsed_text,
-    }
-    if not isinstance(files, dict):
-        return []
-    damaged = []
-    for name, record in files.items():
-        text = texts.get(name)
-        if text is None or not isinstance(record, dict) or record.get("sha256") != file_digest(text.encode()):
-            damaged.append(str(name))
-    return damaged

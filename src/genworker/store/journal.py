@@ -14,7 +14,7 @@ import orjson
 from genworker.errors import StoreError
 from genworker.paths import Paths
 from genworker.store.answers import json_line
-from genworker.store.filesystem import cannot_write, make_directories
+from genworker.store.durable import cannot_write, make_directories
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 

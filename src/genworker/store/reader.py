@@ -15,7 +15,7 @@ from genworker.core.stages import Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
-from genworker.store.filesystem import StoreIndex, is_done_directory
+from genworker.store.index import StoreIndex, is_done_directory
 from genworker.store.reading import generation_directory, read_directory
 
 MAX_SCORE_BYTES = 4096

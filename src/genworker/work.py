@@ -1,0 +1,306 @@
+"""What each row of a cohort asks: prompt, request, provenance; and the trial before the first is paid for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from genworker.core.budget import Charge
+from genworker.core.catalog import Catalog, Combo, guess_combos
+from genworker.core.completion import CompletionRequest, Sampling, Usage
+from genworker.core.generation import file_digest
+from genworker.core.membership import Membership, MembershipRow
+from genworker.core.prefixes import Frame, Prefix, frame, is_long, prefix_of
+from genworker.core.prompts import child_values, draft_values
+from genworker.core.scheduler import NO_LANE
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import (
+    CatalogError,
+    ConfigError,
+    Fault,
+    FaultyInputError,
+    StoreError,
+    TemplateError,
+)
+from genworker.project import Project
+from genworker.routes import Route, Routes, cost, worst_case
+from genworker.store.catalog import TemplateFiles
+from genworker.store.reading import read_generation
+
+TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
+"""Stands for a parent's text when a template is tried before anything is paid for."""
+
+PARENTS_NOTED = 65_536
+"""Digests of parents' texts that are kept for the metadata: far more than calls can be out at a time."""
+
+
+@dataclass(slots=True)
+class CohortWork:
+    """Prompts, requests and provenance of a cohort's rows."""
+
+    project: Project
+    membership: Membership
+    templates: TemplateFiles
+    combos: Mapping[str, Combo]
+    run_id: str
+    version: str
+    answer_tokens: int | None = None
+    _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
+    _parents: dict[str | None, str] = field(default_factory=dict)
+    _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
+    _copies: dict[Stage, frozenset[str]] = field(init=False)
+    _sharing: Counter[tuple[int, Stage, str, str]] = field(default_factory=Counter)
+    siblings: Callable[[int], Sequence[int]] = field(default=lambda job: ())
+    routes: Routes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._copies = {stage: self.project.catalog.copies(stage) for stage in STAGES}
+        self.routes = Routes(self.project.loaded, self.model_name)
+
+    def route(self, job: int) -> Route:
+        """The endpoint that a row is asked at now, and the model's name there."""
+        return self.routes.of(job, self.membership.rows[job].llm_model_id or "")
+
+    def is_copy(self, job: int) -> bool:
+        """Whether a row's text is its parent's, and no model is asked."""
+        row = self.membership.rows[job]
+        return row.template_id in self._copies[row.stage]
+
+    def prompt(self, job: int, parent_text: str | None) -> str:
+        """See `genworker.ports.Work.prompt`."""
+        row = self.membership.rows[job]
+        template = self.templates.get(row.stage, row.template_id)
+        if row.stage is not Stage.DRAFT:
+            if len(self._parents) >= PARENTS_NOTED:
+                del self._parents[next(iter(self._parents))]
+            text = parent_text or ""
+            self._parents[row.parent_gen_id] = file_digest(text.encode("utf-8", "replace"))
+            return template.render(child_values(row.stage, text))
+        # Replicates and models share a draft's prompt: it depends on combo and template alone.
+        key = (row.combo_id, row.template_id)
+        prompt = self._drafts.get(key)
+        if prompt is None:
+            if len(self._drafts) > 512:
+                self._drafts.clear()
+            concepts = self.project.catalog.draft_concepts(self.combos[row.combo_id])
+            prompt = self._drafts[key] = template.render(draft_values(concepts))
+        return prompt
+
+    def model_name(self, model_id: str) -> str:
+        """The name that the endpoint is asked for."""
+        configured = self.project.loaded.settings.models.get(model_id)
+        if configured is not None and configured.model:
+            return configured.model
+        return self.project.catalog.models[model_id].model
+
+    def request(self, job: int, prompt: str) -> CompletionRequest:
+        """See `genworker.ports.Work.request`."""
+        row = self.membership.rows[job]
+        model_id = row.llm_model_id or ""
+        route = self.route(job)
+        prefix = self._prefix(job, route, prompt)
+        return CompletionRequest(
+            model=route.model,
+            prompt=prompt,
+            cache_at=() if prefix is None else prefix.cache_at,
+            prefix=None if prefix is None else prefix.name,
+            sampling=self.sampling(row.stage, model_id, route.endpoint, row.gen_id),
+            timeout_s=self.project.loaded.settings.endpoints[route.endpoint].timeout_s,
+        )
+
+    def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
+        """The parameters of a call."""
+        sampling = self.project.loaded.sampling(stage, model_id, endpoint, gen_id)
+        return sampling if self.answer_tokens is None else replace(sampling, max_tokens=self.answer_tokens)
+
+    def worst_case(self, job: int, request: CompletionRequest) -> Charge:
+        """See `genworker.ports.Work.worst_case`."""
+        return worst_case(self.route(job), request)
+
+    def cost(self, job: int, usage: Usage) -> Charge | None:
+        """See `genworker.ports.Work.cost`."""
+        return cost(self.route(job), usage)
+
+    def _prefix(self, job: int, route: Route, prompt: str) -> Prefix | None:
+        """The beginnings of a prompt that the endpoint is asked to keep, where that pays."""
+        endpoint = self.project.loaded.settings.endpoints[route.endpoint]
+        if endpoint.kind != "anthropic" or not endpoint.prompt_cache or not is_long(len(prompt)):
+            return None
+        row = self.membership.rows[job]
+        shape = self._frame(row.stage, row.template_id)
+        if shape is None:
+            return None
+        rows, lanes, lane = self.membership.rows, self.routes.lanes, self.routes.lanes[job]
+        if not self._sharing:
+            called = (other for other, number in enumerate(lanes) if number != NO_LANE)
+            self._sharing.update((lanes[other], *_prompt_family(rows[other])) for other in called)
+        alike = [rows[other] for other in self.siblings(job) if lanes[other] == lane]
+        frames = [self._frame(other.stage, other.template_id) for other in alike]
+        same_template = self._sharing[lane, *_prompt_family(row)]
+        same_prompt = sum(1 for other in alike if other.template_id == row.template_id)
+        return prefix_of(
+            prompt,
+            shape,
+            model=route.model,
+            same_template=same_template,
+            same_text=sum(1 for other in frames if other is not None and other.head == shape.head),
+            same_prompt=same_template if row.stage is Stage.DRAFT else same_prompt,
+        )
+
+    def _frame(self, stage: Stage, template_id: str) -> Frame | None:
+        key = (stage, template_id)
+        if key not in self._frames:
+            self._frames[key] = frame(self.templates.get(stage, template_id))
+        return self._frames[key]
+
+    def facts(self, job: int) -> dict[str, Any]:
+        """See `genworker.ports.Work.facts`."""
+        row = self.membership.rows[job]
+        entry = self.project.catalog.templates[row.stage].get(row.template_id)
+        copy = self.is_copy(job)
+        return {
+            "task_id": self._task_id(job),
+            "template_id": row.template_id,
+            "model_id": row.llm_model_id or "",
+            "parent_gen_id": row.parent_gen_id or "",
+            "stage": row.stage.value,
+            "gen_id": row.gen_id,
+            "cohort_id": row.cohort_id,
+            "combo_id": row.combo_id,
+            "replicate": row.replicate,
+            "function": row.stage.function,
+            "mode": "copy" if copy else "llm",
+            "run_id": self.run_id,
+            "genworker_version": self.version,
+            "parser": (entry.parser if entry is not None else None) or "identity",
+            "template_sha256": None if copy else self.templates.digest(row.stage, row.template_id),
+            # What the prompt was made from: a child of a text that has been replaced since is stale.
+            "parent_sha256": None if copy else self._parents.get(row.parent_gen_id),
+        }
+
+    def _task_id(self, job: int) -> str:
+        row = self.membership.rows[job]
+        outside = row.stage is Stage.ESSAY and row.task_id is None and self.membership.parents[job] < 0
+        if not outside:
+            return self.membership.task_id(job)
+        try:
+            parent = read_generation(self.project.paths.gens_root, Stage.DRAFT, row.parent_gen_id or "")
+        except (StoreError, ValueError):
+            return self.membership.task_id(job)
+        return self.membership.task_id(job, str(parent.metadata.get("task_id") or "") or None)
+
+    def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
+        """See `genworker.ports.Work.call_facts`."""
+        route = self.route(job)
+        return {
+            "endpoint": route.endpoint,
+            "provider": self.project.loaded.settings.endpoints[route.endpoint].kind,
+            "model": request.model,
+            "fallback": route.is_fallback,
+            "sampling": request.sampling.to_json(),
+        }
+
+
+def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
+    """What a prompt's beginning depends on, beside its parent: drafts of one combo are asked alike."""
+    return row.stage, row.template_id, row.combo_id if row.stage is Stage.DRAFT else ""
+
+
+def find_combos(catalog: Catalog, wanted: Iterable[str]) -> dict[str, Combo]:
+    """The combos of a cohort: registered ones, and those that can be found from their ids."""
+    combos = dict(catalog.combos)
+    unknown = {name for name in wanted if name not in combos}
+    if unknown:
+        combos.update(guess_combos(unknown, list(catalog.concepts.values())))
+    return combos
+
+
+def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
+    """Try everything that a call needs, without calling: templates, combos, endpoints, keys.
+
+    Raises:
+        FaultyInputError: every fault at once.
+    """
+    faults: list[Fault] = []
+    templates: dict[tuple[Stage, str], int] = {}
+    models: dict[str, int] = {}
+    combos: dict[str, int] = {}
+    seen: set[tuple[str, ...]] = set()
+    for job in jobs:
+        row = work.membership.rows[job]
+        kind = (row.stage, row.template_id, row.llm_model_id or "", row.combo_id)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        if work.is_copy(job):
+            continue
+        templates.setdefault((row.stage, row.template_id), job)
+        models.setdefault(row.llm_model_id or "", job)
+        if row.stage is Stage.DRAFT:
+            combos.setdefault(row.combo_id, job)
+    known_combos = _check_combos(work, combos, faults)
+    for (stage, template_id), job in templates.items():
+        if stage is Stage.DRAFT and work.membership.rows[job].combo_id not in known_combos:
+            continue
+        try:
+            work.prompt(job, TRIAL_TEXT)
+        except CatalogError as error:
+            faults.extend(error.faults)
+        except TemplateError as error:
+            path = work.project.paths.template_file(stage, template_id)
+            faults.append(Fault(str(error), where=str(path), line=error.line, fix="correct the template"))
+    _check_models(work, models, faults)
+    if faults:
+        raise FaultyInputError(faults, title="nothing was sent")
+
+
+def _check_combos(work: CohortWork, combos: Mapping[str, int], faults: list[Fault]) -> set[str]:
+    catalog, paths = work.project.catalog, work.project.paths
+    good: set[str] = set()
+    for combo_id in combos:
+        combo = work.combos.get(combo_id)
+        if combo is None:
+            faults.append(
+                Fault(
+                    f"combo {combo_id!r} is registered nowhere, and no set of the concepts has this id",
+                    where=str(paths.combo_mappings_csv),
+                    fix="add its rows: combo_id, version, concept_id, description_level, k_max, created_at",
+                )
+            )
+            continue
+        missing = [name for name in combo.concept_ids if name not in catalog.concepts]
+        if missing:
+            faults.append(
+                Fault(
+                    f"combo {combo_id!r} names concepts that are not registered: {', '.join(missing)}",
+                    where=str(paths.concepts_csv),
+                    fix="register them",
+                )
+            )
+            continue
+        good.add(combo_id)
+    return good
+
+
+def _check_models(work: CohortWork, models: Iterable[str], faults: list[Fault]) -> None:
+    loaded = work.project.loaded
+    used: set[str] = set()
+    for model_id in models:
+        endpoint = loaded.endpoint_of(model_id)
+        if endpoint is None:
+            faults.append(
+                Fault(
+                    f"no endpoint serves the model {model_id!r}",
+                    where=str(loaded.config or "config/genworker.toml"),
+                    fix=f'set default_endpoint, or add: [models."{model_id}"] endpoint = "…"',
+                )
+            )
+        else:
+            used.add(endpoint)
+    for endpoint in sorted(used):
+        try:
+            loaded.api_key(endpoint)
+        except ConfigError as error:
+            faults.extend(error.faults)
