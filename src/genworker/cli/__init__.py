@@ -39,3 +39,5 @@ def main() -> None:
         app(prog_name="genworker")
     except KeyboardInterrupt:  # before any command has begun
         raise SystemExit(int(ExitCode.SIGINT)) from None
+    finally:
+        gc.freeze()  # what is left goes with the process: the interpreter need not search it for garbage

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
@@ -30,6 +29,8 @@ def retry_after_s(headers: Mapping[str, str], now_epoch_s: float) -> float | Non
     if _NUMBER.fullmatch(after):
         return float(after)
     if after:
+        from email.utils import parsedate_to_datetime  # a tenth of a command's start; few endpoints send dates
+
         try:
             moment = parsedate_to_datetime(after)
         except (ValueError, TypeError, OverflowError):
