@@ -29,7 +29,8 @@ def retry_after_s(headers: Mapping[str, str], now_epoch_s: float) -> float | Non
     if _NUMBER.fullmatch(after):
         return float(after)
     if after:
-        from email.utils import parsedate_to_datetime  # a tenth of a command's start; few endpoints send dates
+        # Late: it takes a tenth of a command's start, and few endpoints send a date.
+        from email.utils import parsedate_to_datetime
 
         try:
             moment = parsedate_to_datetime(after)
