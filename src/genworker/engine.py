@@ -26,9 +26,9 @@ from genworker.core.generation import Answer, FailureKind, finish
 from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
 from genworker.core.progress import Progress
-from genworker.core.scheduler import JobState, Scheduler
+from genworker.core.scheduler import NO_LANE, JobState, Scheduler
 from genworker.core.selection import select
-from genworker.core.stages import Stage
+from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, Fault, LockedError, StoreError, UsageError
 from genworker.ledger import check_caps, read_ledger
 from genworker.ports import Provider
@@ -374,7 +374,7 @@ class _Engine:
             for provider in dict.fromkeys(providers):
                 stack.push_async_callback(provider.aclose)
                 await provider.open()
-            self._count(plan, jobs)
+            self._count(plan, lanes)
             runner = Runner(
                 scheduler=scheduler,
                 membership=self.membership,
@@ -437,9 +437,10 @@ class _Engine:
     def _check_places(self, jobs: Sequence[int], journal: RunJournal) -> None:
         """Refuse what a commit would refuse, before it is paid for: links, and a disk without room."""
         index = StoreIndex(self.project.paths)
-        for job in jobs:
+        links = {stage: index.links(stage) for stage in STAGES}
+        for job in jobs if any(links.values()) else ():
             row = self.membership.rows[job]
-            if row.gen_id in index.links(row.stage):
+            if row.gen_id in links[row.stage]:
                 path = self.project.paths.generation_dir(row.stage, row.gen_id)
                 raise StoreError(
                     f"{path} is a symbolic link; the store needs a real directory\n"
@@ -526,7 +527,7 @@ class _Engine:
         self.progress.cap_usd = caps.usd
         return Budget(caps, ledger.spent)
 
-    def _count(self, plan: Plan, jobs: Sequence[int]) -> None:
+    def _count(self, plan: Plan, lanes: array[int]) -> None:
         progress = self.progress
         for stage, counts in plan.counts().items():
             counted = progress.stages[stage]
@@ -535,7 +536,7 @@ class _Engine:
             counted.blocked = counts[RowState.BLOCKED]
             counted.kinds = dict(plan.failed_kinds(stage))
             progress.resumed += counted.done
-        progress.to_call = sum(1 for job in jobs if not self.work.is_copy(job))
+        progress.to_call = len(lanes) - lanes.count(NO_LANE)
 
     # While it runs
 

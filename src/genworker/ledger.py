@@ -125,8 +125,9 @@ def _add_store(
     """Generations of this cohort whose run has left no journal: what their metadata say."""
     index = StoreIndex(paths)
     asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
+    there = {stage: index.names(stage) | asides[stage] for stage in STAGES}
     for row in membership.rows:
-        if hash((row.stage.value, row.gen_id)) in ledger._answered:
+        if row.gen_id not in there[row.stage] or hash((row.stage.value, row.gen_id)) in ledger._answered:
             continue
         found = []
         if row.gen_id in index.names(row.stage):

@@ -204,7 +204,6 @@ class Scheduler:
         budget: Budget | None = None,
         window: int = WINDOW,
     ) -> None:
-        count = len(stages)
         self._stages, self._parents, self._lane_of = stages, parents, lanes
         self._retry = retry or RetryPolicy()
         self._max_concurrency = max_concurrency
@@ -228,7 +227,6 @@ class Scheduler:
             self._endpoints[lane.spec.endpoint].lanes.append(lane)
         self._free: deque[int] = deque()  # jobs without a lane that are ready
         self._ended: list[int] = []
-        self.states = bytearray(count)
         self.in_flight = 0
         self.committing = 0
         self.draining = False
@@ -243,7 +241,6 @@ class Scheduler:
         self._backing_off: list[tuple[float, int]] = []
         self._prefixes: dict[str, list[float]] = {}  # shared prompt -> [held by the cache from, last used]
         self._leading: dict[int, str] = {}
-        self._open = 0
         self._link_children()
         self._turn = 0
         self._select(selected)
@@ -261,16 +258,17 @@ class Scheduler:
                 self._first_child[parent] = job
 
     def _select(self, selected: Sequence[int]) -> None:
-        for job in range(len(self._stages)):
-            if not selected[job]:
-                self.states[job] = JobState.LEFT
-            else:
-                self._open += 1
-                if (lane := self._lane_of[job]) != NO_LANE:
-                    self._lanes[lane].open_jobs += 1
-        for job in range(len(self._stages)):
-            parent = self._parents[job]
-            if self.states[job] == JobState.WAITING and (parent < 0 or not selected[parent]):
+        waiting, left = (
+            int(JobState.WAITING),
+            int(JobState.LEFT),
+        )  # plain: there may be a million jobs
+        self.states = bytearray(waiting if chosen else left for chosen in selected)
+        self._open = self.states.count(waiting)
+        lanes = Counter(lane for lane, chosen in zip(self._lane_of, selected, strict=True) if chosen)
+        for number, lane in enumerate(self._lanes):
+            lane.open_jobs = lanes[number]
+        for job, parent in enumerate(self._parents):
+            if selected[job] and (parent < 0 or not selected[parent]):
                 self._make_ready(job)
 
     # What the caller asks
