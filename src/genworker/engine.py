@@ -303,6 +303,7 @@ class _Engine:
         self.signal: int | None = None
         self.runner: Runner | None = None
         self.journal: RunJournal | None = None
+        self.index = StoreIndex(project.paths)
         self.work = CohortWork(
             project,
             membership,
@@ -436,8 +437,7 @@ class _Engine:
 
     def _check_places(self, jobs: Sequence[int], journal: RunJournal) -> None:
         """Refuse what a commit would refuse, before it is paid for: links, and a disk without room."""
-        index = StoreIndex(self.project.paths)
-        links = {stage: index.links(stage) for stage in STAGES}
+        links = {stage: self.index.links(stage) for stage in STAGES}
         for job in jobs if any(links.values()) else ():
             row = self.membership.rows[job]
             if row.gen_id in links[row.stage]:
@@ -453,14 +453,18 @@ class _Engine:
 
     async def _plan(self, store: FilesystemStore, journal: RunJournal) -> Plan:
         """The plan, after answers that no parser could read have been given to the present parsers."""
-        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo)
+        index = self.index = StoreIndex(self.project.paths)
+        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo, index)
         for job, failure in list(plan.failures.items()):
             if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(store, job):
                 row = self.membership.rows[job]
                 self.progress.reparsed += 1
                 journal.record("reparsed", stage=row.stage.value, gen_id=row.gen_id)
         if self.progress.reparsed:
-            plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo)
+            index = self.index = StoreIndex(self.project.paths)
+            plan = await asyncio.to_thread(
+                plan_cohort, self.project, self.membership, self.options.redo, index
+            )
         return plan
 
     async def _reparse(self, store: FilesystemStore, job: int) -> bool:
@@ -483,9 +487,8 @@ class _Engine:
         """Jobs whose generation stands in the store already and is made again."""
         if self.options.redo is None:
             return frozenset()
-        index = StoreIndex(self.project.paths)
         rows = self.membership.rows
-        return frozenset(job for job in jobs if rows[job].gen_id in index.names(rows[job].stage))
+        return frozenset(job for job in jobs if rows[job].gen_id in self.index.names(rows[job].stage))
 
     async def _schedule(
         self, selected: bytearray, jobs: Sequence[int]
@@ -517,7 +520,9 @@ class _Engine:
         """The caps, and what all runs of the cohort have spent before this one."""
         routes, loaded = self.work.routes, self.project.loaded
         caps = self.options.caps_over(loaded.settings)
-        ledger = read_ledger(self.project.paths, self.membership, routes.find_price, but=self.run_id)
+        ledger = read_ledger(
+            self.project.paths, self.membership, self.index, routes.find_price, but=self.run_id
+        )
         if caps:
             if self.options.if_locked is IfLocked.SHARE:
                 fix = "leave --if-locked share out, or the cap"

@@ -8,7 +8,6 @@ or the manifest where the generation itself knows better.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,12 +25,11 @@ from genworker.errors import CatalogError, TemplateError
 from genworker.paths import METADATA_FILE
 from genworker.project import Project
 from genworker.store.catalog import TemplateFiles
+from genworker.store.reading import read_bytes
 
 EAGER_ROWS = 50_000
 """Generations that are looked into without being asked to: more would make a mere count slow."""
 
-MAX_METADATA_BYTES = 16_000_000
-_BLOCK_BYTES = 65_536
 _NOTHING = Rendered(None, None, None, None, None, None)
 
 
@@ -136,7 +134,7 @@ class _Look:
         return self._digests[key]
 
     def _read(self, stage: Stage, gen_id: str) -> bytes:
-        return _read_file(f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}")
+        return read_bytes(f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}")
 
     def _parent(self, stage: Stage, gen_id: str) -> Rendered:
         """What others may have been made from; each is asked for once per child."""
@@ -187,21 +185,3 @@ def _parse(content: bytes) -> Rendered:
     except orjson.JSONDecodeError:
         return _NOTHING
     return rendered(record) if isinstance(record, dict) else _NOTHING
-
-
-def _read_file(path: str) -> bytes:
-    """A file's content; empty where it cannot be read. System calls, since there are many files."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        content = block = os.read(fd, _BLOCK_BYTES)
-        while len(block) == _BLOCK_BYTES and len(content) < MAX_METADATA_BYTES:
-            block = os.read(fd, _BLOCK_BYTES)
-            content += block
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)
-    return content

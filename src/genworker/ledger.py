@@ -23,6 +23,7 @@ from genworker.paths import METADATA_FILE, Paths
 from genworker.routes import Route, longest_answer
 from genworker.settings import LoadedSettings
 from genworker.store.index import StoreIndex
+from genworker.store.reading import read_bytes
 
 FindPrice = Callable[[str, str, str], Price | None]
 """(endpoint, model's id, model's name there) to its price today."""
@@ -47,10 +48,13 @@ class Ledger:
     _answered: set[int] = field(default_factory=set)  # hashes of (stage, gen_id), for a million rows
 
 
-def read_ledger(paths: Paths, membership: Membership, find_price: FindPrice, *, but: str = "") -> Ledger:
+def read_ledger(
+    paths: Paths, membership: Membership, index: StoreIndex, find_price: FindPrice, *, but: str = ""
+) -> Ledger:
     """Add up what all runs of a cohort have spent.
 
     Args:
+        index: the same store's.
         but: a run to leave out: the one that asks.
     """
     ledger = Ledger()
@@ -59,7 +63,7 @@ def read_ledger(paths: Paths, membership: Membership, find_price: FindPrice, *, 
         if path.stem != but and _is_of(path, membership.cohort_id):
             runs.add(path.stem)
             _add_journal(ledger, path, find_price)
-    _add_store(ledger, paths, membership, runs | {but}, find_price)
+    _add_store(ledger, paths, membership, index, runs | {but}, find_price)
     return ledger
 
 
@@ -120,20 +124,25 @@ def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
 
 
 def _add_store(
-    ledger: Ledger, paths: Paths, membership: Membership, runs: set[str], find_price: FindPrice
+    ledger: Ledger,
+    paths: Paths,
+    membership: Membership,
+    index: StoreIndex,
+    runs: set[str],
+    find_price: FindPrice,
 ) -> None:
     """Generations of this cohort whose run has left no journal: what their metadata say."""
-    index = StoreIndex(paths)
     asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
+    directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
     there = {stage: index.names(stage) | asides[stage] for stage in STAGES}
     for row in membership.rows:
         if row.gen_id not in there[row.stage] or hash((row.stage.value, row.gen_id)) in ledger._answered:
             continue
         found = []
         if row.gen_id in index.names(row.stage):
-            found.append(paths.metadata_path(row.stage, row.gen_id))
+            found.append(f"{directories[row.stage]}/{row.gen_id}/{METADATA_FILE}")
         if row.gen_id in asides[row.stage]:
-            found += sorted(paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}"))
+            found += sorted(map(str, paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}")))
         for path in found:
             facts = _facts(path)
             if facts.get("run_id") in runs or facts.get("cohort_id") != membership.cohort_id:
@@ -155,10 +164,10 @@ def _names(directory: Path) -> set[str]:
         return set()
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: str) -> dict[str, Any]:
     try:
-        record = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+        record = orjson.loads(read_bytes(path))
+    except orjson.JSONDecodeError:
         return {}
     return record if isinstance(record, dict) else {}
 

@@ -86,6 +86,8 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
 Redo = Callable[[int, Failure | None], bool]
 
 
-def plan_cohort(project: Project, membership: Membership, redo: Redo | None = None) -> Plan:
-    """What is to be done, as the store stands now."""
-    return make_plan(membership, StoreIndex(project.paths), redo)
+def plan_cohort(
+    project: Project, membership: Membership, redo: Redo | None = None, index: StoreIndex | None = None
+) -> Plan:
+    """What is to be done, as the store stands now, or stood when `index` was taken."""
+    return make_plan(membership, index or StoreIndex(project.paths), redo)

@@ -341,10 +341,12 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     from genworker.ledger import check_caps, last_limits, read_ledger
     from genworker.project import open_membership, plan_cohort
     from genworker.store.catalog import TemplateFiles
+    from genworker.store.index import StoreIndex
     from genworker.work import CohortWork, check_jobs, find_combos
 
     membership = open_membership(project, cohort, strict=True)
-    planned = plan_cohort(project, membership, options.redo)
+    index = StoreIndex(project.paths)
+    planned = plan_cohort(project, membership, options.redo, index)
     work = CohortWork(
         project,
         membership,
@@ -365,7 +367,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     for stage, number in stale_counts(project, planned).items():
         record["stages"][stage.value]["stale"] = number
     if caps:
-        ledger = read_ledger(project.paths, membership, work.routes.find_price)
+        ledger = read_ledger(project.paths, membership, index, work.routes.find_price)
         work.routes.build(
             len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job))
         )

@@ -16,13 +16,11 @@ from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
 from genworker.store.index import StoreIndex, is_done_directory
-from genworker.store.reading import generation_directory, read_directory
+from genworker.store.reading import generation_directory, read_bytes, read_directory
 
 MAX_SCORE_BYTES = 4096
 """Bytes of an evaluation's ``parsed.txt`` that are read for its score; a longer one holds none."""
 
-MAX_METADATA_BYTES = 1_000_000
-_BLOCK_BYTES = 16_384
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -84,12 +82,8 @@ class StoreReader:
         """``metadata.json`` alone; empty when there is none that can be read."""
         path = f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}"
         try:
-            fd = os.open(path, _OPEN | os.O_NONBLOCK)
-            try:
-                record = orjson.loads(_read_all(fd, MAX_METADATA_BYTES))
-            finally:
-                os.close(fd)
-        except (OSError, orjson.JSONDecodeError):
+            record = orjson.loads(read_bytes(path))
+        except orjson.JSONDecodeError:
             return {}
         return record if isinstance(record, dict) else {}
 
@@ -126,17 +120,6 @@ class StoreReader:
         for journal in journals:
             errors.update(_failed_calls(_lines(journal)))
         return errors
-
-
-def _read_all(fd: int, limit: int) -> bytes:
-    content = os.read(fd, _BLOCK_BYTES)
-    if len(content) == _BLOCK_BYTES:
-        blocks = [content]
-        while content and len(blocks) * _BLOCK_BYTES < limit:
-            content = os.read(fd, _BLOCK_BYTES)
-            blocks.append(content)
-        return b"".join(blocks)
-    return content
 
 
 def _lines(path: os.PathLike[str]) -> Iterable[bytes]:

@@ -141,13 +141,15 @@ def _staging_directories(paths: Paths) -> dict[str, list[tuple[Stage, Path]]]:
     found: dict[str, list[tuple[Stage, Path]]] = {}
     for stage in STAGES:
         try:
-            names = sorted(os.listdir(paths.stage_dir(stage)))  # noqa: PTH208
+            names = os.listdir(paths.stage_dir(stage))  # noqa: PTH208
         except OSError:
             continue
         for name in names:
-            directory = paths.stage_dir(stage) / name
             run_id = staging_run_id(name)
-            if run_id is not None and directory.is_dir() and not directory.is_symlink():
+            if run_id is None:
+                continue  # a generation: there may be a million
+            directory = paths.stage_dir(stage) / name
+            if directory.is_dir() and not directory.is_symlink():
                 found.setdefault(run_id, []).append((stage, directory))
     return found
 
