@@ -187,6 +187,19 @@ def write_project(root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_f
     return count
 
 
+def seconds_of_calls(root: Path) -> float:
+    """Of a project's one run: from the first call to the last commit, as its journal says."""
+    (journal,) = (root / "data" / ".genworker" / "runs").glob("*.jsonl")
+    first = last = None
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["event"] == "calling" and first is None:
+            first = record["time"]
+        elif record["event"] == "committed":
+            last = record["time"]
+    return (datetime.fromisoformat(str(last)) - datetime.fromisoformat(str(first))).total_seconds()
+
+
 def workplace(name: str) -> Path:
     """A new directory below ``build/bench``, or below ``BENCH_DIR``: the store's speed is that disk's.
 

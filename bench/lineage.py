@@ -9,12 +9,19 @@ reach it. The barrier is played in virtual time, where nothing costs it anything
 from __future__ import annotations
 
 import argparse
-import json
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from bench.common import COHORT, genworker, lineages, measure, publish, server, workplace, write_project
+from bench.common import (
+    COHORT,
+    genworker,
+    lineages,
+    measure,
+    publish,
+    seconds_of_calls,
+    server,
+    workplace,
+    write_project,
+)
 from genworker.core.ids import seed_for
 from genworker.core.scheduler import WINDOW
 from support.llm_server import Options
@@ -37,18 +44,6 @@ def latencies_of(records: list[dict[str, Any]], rows: list[tuple[str, ...]], opt
     return [of_seed[seed_for(row[1])] for row in rows]
 
 
-def seconds_of_calls(journal: Path) -> float:
-    """From the first call to the last commit, as the journal says."""
-    first = last = None
-    for line in journal.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record["event"] == "calling" and first is None:
-            first = record["time"]
-        elif record["event"] == "committed":
-            last = record["time"]
-    return (datetime.fromisoformat(str(last)) - datetime.fromisoformat(str(first))).total_seconds()
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lineages", type=int, default=2000)
@@ -63,8 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
         assert result.exit_code == 0, result.output
         latencies = latencies_of(remote.records(), rows, options)
-    (journal,) = (root / "data" / ".genworker" / "runs").glob("*.jsonl")
-    took = seconds_of_calls(journal)
+    took = seconds_of_calls(root)
     model = Model(MEDIAN_S, SIGMA)
     virtual, barrier = (
         play(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -38,6 +39,7 @@ def lay_out_done(root: Path, share: float) -> int:
         (directory / "parsed.txt").write_text("7.0", encoding="utf-8")
         (directory / "raw.txt").write_text("SCORE: 7", encoding="utf-8")
         (directory / "prompt.txt").write_text("?", encoding="utf-8")
+    os.sync()  # else the disk writes them while the first command is measured
     return wanted
 
 
