@@ -521,7 +521,11 @@ class _Engine:
         routes, loaded = self.work.routes, self.project.loaded
         caps = self.options.caps_over(loaded.settings)
         ledger = read_ledger(
-            self.project.paths, self.membership, self.index, routes.find_price, but=self.run_id
+            self.project.paths,
+            self.membership,
+            routes.find_price,
+            index=self.index if caps else None,
+            but=self.run_id,
         )
         if caps:
             if self.options.if_locked is IfLocked.SHARE:

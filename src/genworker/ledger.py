@@ -49,12 +49,13 @@ class Ledger:
 
 
 def read_ledger(
-    paths: Paths, membership: Membership, index: StoreIndex, find_price: FindPrice, *, but: str = ""
+    paths: Paths, membership: Membership, find_price: FindPrice, *, index: StoreIndex | None, but: str = ""
 ) -> Ledger:
     """Add up what all runs of a cohort have spent.
 
     Args:
-        index: the same store's.
+        index: the same store's, to count generations whose run has left no journal as well. That reads the
+            metadata of each, many times what the journals take: a cap needs it, a mere sum does not.
         but: a run to leave out: the one that asks.
     """
     ledger = Ledger()
@@ -63,7 +64,8 @@ def read_ledger(
         if path.stem != but and _is_of(path, membership.cohort_id):
             runs.add(path.stem)
             _add_journal(ledger, path, find_price)
-    _add_store(ledger, paths, membership, index, runs | {but}, find_price)
+    if index is not None:
+        _add_store(ledger, paths, membership, index, runs | {but}, find_price)
     return ledger
 
 

@@ -367,7 +367,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     for stage, number in stale_counts(project, planned).items():
         record["stages"][stage.value]["stale"] = number
     if caps:
-        ledger = read_ledger(project.paths, membership, index, work.routes.find_price)
+        ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index)
         work.routes.build(
             len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job))
         )

@@ -44,7 +44,7 @@ def open_csv(
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
-            records = _records(_text_lines(stream, lines, place), place)
+            records = _records(stream, lines, place)
             _, header = next(records, (1, None))
             if header is None:
                 raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
@@ -71,28 +71,30 @@ class _Place:
     line: int = 0
 
 
-def _text_lines(stream: Iterable[str], lines: list[str] | None, place: _Place) -> Iterator[str]:
-    for line in stream:
-        place.line += 1
-        if "\0" in line:
-            raise csv.Error("line contains NUL")
-        if lines is not None:
-            lines.append(line)
-        yield line
-
-
-def _records(texts: Iterator[str], place: _Place) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    stream: Iterable[str], lines: list[str] | None, place: _Place
+) -> Iterator[tuple[int, list[str]]]:
     """Records, each with the line that it begins in: a quoted cell may run over several.
 
     Lines without a quote are split at their commas, in half the time that the parser of `csv` takes.
     """
-    for text in texts:
-        line = place.line
-        if '"' not in text and len(text) <= MAX_FIELD_CHARS:
+    numbered = enumerate(stream, start=1)
+    for line, text in numbered:
+        if lines is None and '"' not in text and "\0" not in text and len(text) <= MAX_FIELD_CHARS:
             text = text.rstrip("\r\n")
             yield line, text.split(",") if text else []
         else:
-            yield line, next(csv.reader(chain((text,), texts), strict=True))
+            drawn = _drawn(chain([(line, text)], numbered), lines, place)
+            yield line, next(csv.reader(drawn, strict=True))
+
+
+def _drawn(numbered: Iterable[tuple[int, str]], lines: list[str] | None, place: _Place) -> Iterator[str]:
+    for place.line, text in numbered:
+        if "\0" in text:
+            raise csv.Error("line contains NUL")
+        if lines is not None:
+            lines.append(text)
+        yield text
 
 
 def _not_utf8(path: Path) -> Fault:
