@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from genworker import runner
@@ -14,6 +15,12 @@ from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
 
 Store: Any = FilesystemStore
+
+
+def put(module: ModuleType, name: str, value: object) -> None:
+    """Put another object in the place of a module's own; one that has moved away would be a bug not seeded."""
+    assert name in vars(module), f"{module.__name__} has no {name}"
+    vars(module)[name] = value
 
 
 def no_staging() -> None:
@@ -67,7 +74,7 @@ def no_directory_sync() -> None:
         def __getattr__(self, name: str) -> Any:
             return (lambda fd: None) if name == "fsync" else getattr(os, name)
 
-    vars(filesystem)["os"] = Os()
+    put(filesystem, "os", Os())
 
 
 def no_lock() -> None:
@@ -90,16 +97,16 @@ def blind_sweep() -> None:
     real = sweep.sweep_staging
 
     def blind(*arguments: Any, **named: Any) -> sweep.Sweep:
-        held = vars(sweep)["FileLock"]
-        vars(sweep)["FileLock"] = Blind
+        held = FileLock
+        put(sweep, "FileLock", Blind)
         try:
             return real(*arguments, **named)
         finally:
-            vars(sweep)["FileLock"] = held
+            put(sweep, "FileLock", held)
 
     import genworker.engine
 
-    vars(genworker.engine)["sweep_staging"] = blind
+    put(genworker.engine, "sweep_staging", blind)
 
 
 def drain_off() -> None:
@@ -129,17 +136,17 @@ def parse_first() -> None:
 
 def no_salvage() -> None:
     """What the log of a dead run holds is not read."""
-    vars(filesystem)["read_answers"] = lambda paths, run_id: iter(())
+    put(sweep, "read_answers", lambda paths, run_id: iter(()))
 
 
 def sweep_deletes() -> None:
     """A dead run's staging and log are thrown away."""
 
-    def sweep(paths: Any, stage: Any, staging: Any, run_id: str, *rest: Any) -> None:
+    def throw_away(paths: Any, stage: Any, staging: Any, run_id: str, *rest: Any) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         answers.remove_answer_log(paths, run_id)
 
-    vars(filesystem)["_sweep_run"] = sweep
+    put(sweep, "_sweep_run", throw_away)
     no_salvage()
 
 
@@ -163,7 +170,7 @@ def errors_swallowed() -> None:
 
 def gives_up_at_once() -> None:
     """What the disk refuses once is not tried again."""
-    vars(runner)["COMMIT_RETRY_PAUSES_S"] = ()
+    put(runner, "COMMIT_RETRY_PAUSES_S", ())
 
 
 def keeps_buying() -> None:
@@ -177,7 +184,7 @@ def replaced_is_deleted() -> None:
     def keep_aside(paths: Any, stage: Any, gen_id: str, directory: Any, *rest: Any) -> None:
         shutil.rmtree(directory)
 
-    vars(filesystem)["keep_aside"] = keep_aside
+    put(filesystem, "keep_aside", keep_aside)
 
 
 def replaced_in_two_steps() -> None:

@@ -271,6 +271,7 @@ def clean_environment() -> dict[str, str]:
         if not name.startswith(("GENWORKER_", "GEN_", "OPENAI_", "ANTHROPIC_"))
         and name.lower() != "http_proxy"
         # A user's second start finds the compiled modules of the first; so do the hundreds of starts here.
-        and name != "PYTHONDONTWRITEBYTECODE"
+        # A user's output is buffered where it goes into a pipe.
+        and name not in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
     }
     return {**kept, "PYTHONWARNINGS": "error::ResourceWarning", "COLUMNS": "100"}

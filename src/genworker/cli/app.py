@@ -59,7 +59,7 @@ def put_json(record: Any) -> None:
     """A JSON object, on stdout."""
     import json
 
-    print(json.dumps(record, indent=2, default=str))  # noqa: T201
+    print(json.dumps(record, indent=2, default=str), flush=True)  # noqa: T201
 
 
 def fail(error: BaseException) -> NoReturn:
