@@ -9,21 +9,17 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genworker.core.membership import Known, MembershipRow, read_membership
+from genworker.core.membership import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    Known,
+    MembershipRow,
+    read_membership,
+)
 from genworker.core.stages import STAGES, Stage
 from genworker.store.csvfile import CsvFault, open_csv
 
-HEADER = [
-    "stage",
-    "gen_id",
-    "cohort_id",
-    "parent_gen_id",
-    "combo_id",
-    "template_id",
-    "llm_model_id",
-    "replicate",
-    "task_id",
-]
+HEADER = [*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS]
 KNOWN = Known(
     templates={stage: {"t", "copied"} for stage in STAGES},
     copies={stage: {"copied"} for stage in STAGES},
