@@ -78,12 +78,12 @@ def judged_row_by_row(
             faults.add((line, "replicate"))
         if (stage == "draft") == bool(parent):
             faults.add((line, "parent_gen_id"))
-        if (stage, gen_id) not in taken:
+        if not gen_id or (stage, gen_id) not in taken:
             taken.add((stage, gen_id))
             number = int(replicate) if replicate in ("1", "2") else 1
             names = (cohort or "c", parent or None, combo, template, model or None, number, task or None)
             rows.append((line, MembershipRow(Stage(stage), gen_id, *names)))
-    places = {(row.stage, row.gen_id): number for number, (_, row) in enumerate(rows)}
+    places = {(row.stage, row.gen_id): number for number, (_, row) in enumerate(rows) if row.gen_id}
     linked, parents = [], []
     for line, row in rows:
         at = -1

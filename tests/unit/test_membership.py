@@ -146,3 +146,11 @@ def test_every_fault_of_a_file_comes_in_one_go() -> None:
     rows[2][HEADER.index("replicate")] = "0"
     _, faults = read(rows)
     assert {fault.line for fault in faults} == {2, 3, 4}
+
+
+def test_a_row_without_a_parent_is_named_also_where_a_draft_lacks_its_id() -> None:
+    like = ["essay", "e2", "c", "d1", "combo", "t", "m", "1"]
+    nameless = ["draft", "", "c", "", "combo", "t", "m", "1"]
+    orphan = ["essay", "e3", "c", "", "combo", "t", "m", "1"]
+    _, faults = read([*GOOD, like, nameless, orphan])
+    assert [(fault.line, fault.column) for fault in faults] == [(6, "gen_id"), (7, "parent_gen_id")]

@@ -298,7 +298,8 @@ class _Reader:
                 "remove one of the two rows",
             )
             return
-        siblings[gen_id] = len(self.rows)
+        if gen_id:  # else rows that name no parent would find this one
+            siblings[gen_id] = len(self.rows)
         self.rows.append(row)
         self.lines.append(line)
         self.parents.append(_UNLINKED)
