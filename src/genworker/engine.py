@@ -453,18 +453,16 @@ class _Engine:
 
     async def _plan(self, store: FilesystemStore, journal: RunJournal) -> Plan:
         """The plan, after answers that no parser could read have been given to the present parsers."""
-        index = self.index = StoreIndex(self.project.paths)
-        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, self.options.redo, index)
+        redo = self.options.redo
+        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
         for job, failure in list(plan.failures.items()):
             if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(store, job):
                 row = self.membership.rows[job]
                 self.progress.reparsed += 1
                 journal.record("reparsed", stage=row.stage.value, gen_id=row.gen_id)
         if self.progress.reparsed:
-            index = self.index = StoreIndex(self.project.paths)
-            plan = await asyncio.to_thread(
-                plan_cohort, self.project, self.membership, self.options.redo, index
-            )
+            self.index = StoreIndex(self.project.paths)
+            plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
         return plan
 
     async def _reparse(self, store: FilesystemStore, job: int) -> bool:

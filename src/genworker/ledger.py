@@ -1,4 +1,4 @@
-"""What a cohort has cost so far, over all its runs: from run journals and, without them, from the store.
+"""What a cohort has cost so far, over all its runs: from journals and, where a cap needs it, from the store.
 
 A line stands in the journal before each call, so a run that was killed at any moment has left a record of
 what it may have spent: a call without a known end counts at its worst case.

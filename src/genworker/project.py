@@ -69,9 +69,9 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
     Raises:
         CatalogError, MembershipError, UsageError: every fault at once.
     """
-    index = StoreIndex(project.paths)
     if not strict:
         return load_membership_as_it_stands(project.paths, cohort_id)
+    index = StoreIndex(project.paths)
     reason = id_fault(cohort_id)
     if reason is None and project.catalog_faults:
         raise CatalogError(project.catalog_faults, title="the catalogue is refused, nothing was sent")

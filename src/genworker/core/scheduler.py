@@ -258,10 +258,8 @@ class Scheduler:
                 self._first_child[parent] = job
 
     def _select(self, selected: Sequence[int]) -> None:
-        waiting, left = (
-            int(JobState.WAITING),
-            int(JobState.LEFT),
-        )  # plain: there may be a million jobs
+        # As plain numbers: there may be a million jobs.
+        waiting, left = int(JobState.WAITING), int(JobState.LEFT)
         self.states = bytearray(waiting if chosen else left for chosen in selected)
         self._open = self.states.count(waiting)
         lanes = Counter(lane for lane, chosen in zip(self._lane_of, selected, strict=True) if chosen)

@@ -22,8 +22,6 @@ from genworker.store.csvfile import CsvFault, open_csv
 
 MAX_TEMPLATE_BYTES = 4_000_000
 STREAMED_ROWS = 1000
-MANY_ROWS = 100_000
-"""From so many rows on the collector of cycles is told to leave them alone: to walk them takes seconds."""
 
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
@@ -423,8 +421,6 @@ def load_membership(
             membership, faults = read_membership(
                 header, records, cohort_id=cohort_id, where=str(path), known=known, on_disk=on_disk
             )
-        if len(membership) >= MANY_ROWS:
-            gc.freeze()
     except CsvFault as error:
         raise MembershipError([error.fault]) from None
     finally:
