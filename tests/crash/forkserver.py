@@ -22,9 +22,6 @@ def main() -> None:
     import openai  # noqa: F401
     import uvloop  # noqa: F401
 
-    import genworker.cli
-    import genworker.engine
-    import genworker.providers.openai  # noqa: F401
     from crash import faults, mutants  # noqa: F401
 
     children: set[int] = set()
@@ -84,10 +81,10 @@ def _run(request: dict[str, Any]) -> int:
     import traceback
 
     import genworker.cli
-    import genworker.runner
+    import genworker.run.runner
     from crash import faults, mutants
 
-    genworker.runner.COMMIT_RETRY_PAUSES_S = tuple(request.get("pauses", (0.01, 0.02, 0.03)))
+    genworker.run.runner.COMMIT_RETRY_PAUSES_S = tuple(request.get("pauses", (0.01, 0.02, 0.03)))
     for name in request.get("mutants", ()):
         mutants.ALL[name]()
     recorder = faults.install(request.get("fault") or {}, request["root"])

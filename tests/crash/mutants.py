@@ -8,8 +8,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from genworker import runner
 from genworker.core.generation import encode_metadata, finish
+from genworker.run import runner
 from genworker.store import answers, filesystem, sweep
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
@@ -104,9 +104,9 @@ def blind_sweep() -> None:
         finally:
             put(sweep, "FileLock", held)
 
-    import genworker.engine
+    import genworker.run.engine
 
-    put(genworker.engine, "sweep_staging", blind)
+    put(genworker.run.engine, "sweep_staging", blind)
 
 
 def drain_off() -> None:

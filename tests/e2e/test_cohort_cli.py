@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from genworker.build import BuildOptions, plan_build, write_build
-from genworker.project import open_project
+from genworker.project.build import BuildOptions, plan_build, write_build
+from genworker.project.open import open_project
 from support.project import Project, write, write_catalog, write_csv
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from genworker.build import BuildOptions, CohortPlan, Survey, plan_build, survey, write_build
 from genworker.core.generation import file_digest
 from genworker.core.ids import combo_id
 from genworker.core.stages import STAGES
 from genworker.errors import FaultyInputError, LockedError, MembershipError, StoreError, UsageError
-from genworker.project import open_membership, open_project
+from genworker.project.build import BuildOptions, CohortPlan, Survey, plan_build, survey, write_build
+from genworker.project.open import open_membership, open_project
 from genworker.store import cohorts
 from genworker.store.lock import FileLock
 from support.cohorts import Experiment
@@ -508,8 +508,8 @@ def test_a_hundred_thousand_rows_take_seconds_and_little_memory(project: Project
     code = (
         "import resource, sys, time\n"
         "from pathlib import Path\n"
-        "from genworker.build import BuildOptions, plan_build, write_build\n"
-        "from genworker.project import open_project\n"
+        "from genworker.project.build import BuildOptions, plan_build, write_build\n"
+        "from genworker.project.open import open_project\n"
         "planned = plan_build(open_project(None, Path('data')), BuildOptions('large'))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF)\n"
         "found = write_build(planned)\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from genworker.build import BuildOptions, plan_build, survey, write_build
 from genworker.cli.init import starter_files
 from genworker.core.stages import STAGES
-from genworker.project import open_project
+from genworker.project.build import BuildOptions, plan_build, survey, write_build
+from genworker.project.open import open_project
 
 DOCS = Path(__file__).parents[2] / "docs" / "cohorts.md"
 EXPECTED = {"pairs": (3 * 2, 12, 24), "tied": (1 * 2, 4, 10)}

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from genworker import load_generation
-from genworker.build import BuildOptions, CohortPlan, plan_build, write_build
 from genworker.cli.refresh import redo_stale, stale_counts
 from genworker.core.stages import STAGES, Stage
-from genworker.engine import RunOptions, run_cohort
 from genworker.errors import FaultyInputError
-from genworker.freshness import find_stale
-from genworker.project import open_membership, open_project, plan_cohort
+from genworker.project.build import BuildOptions, CohortPlan, plan_build, write_build
+from genworker.project.freshness import find_stale
+from genworker.project.open import open_membership, open_project, plan_cohort
+from genworker.run.engine import RunOptions, run_cohort
 from support.project import Project, write, write_catalog
 
 DRAFT, ESSAY, EVALUATION = STAGES

@@ -10,9 +10,9 @@ from typing import Any
 
 from genworker.core import scheduler
 from genworker.core.completion import Completion, CompletionRequest
-from genworker.engine import RunOptions, RunResult, run_cohort
-from genworker.project import open_project
+from genworker.project.open import open_project
 from genworker.providers.openai import OpenAIProvider
+from genworker.run.engine import RunOptions, RunResult, run_cohort
 from genworker.store.journal import read_journal
 from support.llm_server import Fault, Limits, LLMServer, Options, Rule
 from support.project import COHORT, Project, make_project, membership_rows, write

@@ -19,8 +19,8 @@ if __name__ == "__main__":
 
 import pytest
 
-from genworker.engine import RunOptions, run_cohort
-from genworker.project import open_project
+from genworker.project.open import open_project
+from genworker.run.engine import RunOptions, run_cohort
 from genworker.store.journal import read_journal
 from support.llm_server import Fault, LLMServer, Options, Rule
 from support.project import COHORT, Row, make_project, membership_rows

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from genworker import plugins, scores
+from genworker import scores
 from genworker.core import parsers
 from genworker.core.stages import Stage
-from genworker.engine import cohort_lock
 from genworker.errors import CatalogError, LockedError
-from genworker.project import open_project
-from genworker.reparse import Change, ReparseResult, reparse_cohort
+from genworker.project import plugins
+from genworker.project.open import open_project
+from genworker.run.lock import cohort_lock
+from genworker.run.reparse import Change, ReparseResult, reparse_cohort
 from support.project import Project, write, write_catalog
 from support.stores import StoreBuilder
 

@@ -16,7 +16,7 @@ import pytest
 
 from crash.lab import open_lab
 from genworker.cli.verify import make_check
-from genworker.project import open_project
+from genworker.project.open import open_project
 from genworker.store.check import Check, Finding, Step, repair
 
 

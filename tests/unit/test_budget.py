@@ -9,9 +9,9 @@ import pytest
 
 from genworker.core.budget import Budget, Caps, Charge, Price, Tariff, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
-from genworker.pricing import find_price
-from genworker.routes import UNBOUNDED_ANSWER_TOKENS, Route, cost, worst_case
-from genworker.settings import load_settings
+from genworker.project.settings import load_settings
+from genworker.run.pricing import find_price
+from genworker.run.routes import UNBOUNDED_ANSWER_TOKENS, Route, cost, worst_case
 
 PRICE = Price(
     Tariff(Decimal(3), ((200_000, Decimal(6)),)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from genworker.settings import EndpointSettings, ModelSettings, Settings, load_settings
+from genworker.project.settings import EndpointSettings, ModelSettings, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "genworker.toml"

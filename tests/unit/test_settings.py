@@ -6,7 +6,7 @@ import pytest
 
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError
-from genworker.settings import LoadedSettings, load_settings
+from genworker.project.settings import LoadedSettings, load_settings
 from support.project import write
 
 GOOD = """

@@ -7,11 +7,24 @@ from typing import Annotated
 
 import typer
 
-from genworker.cli import cohort, init, report, run, status, verify
+from genworker.cli import cohort, export, init, plan, reparse, report, retry, run, status, verify
 from genworker.cli.app import app
 from genworker.errors import ExitCode
 
-__all__ = ["app", "cohort", "init", "main", "report", "run", "status", "verify"]
+__all__ = [
+    "app",
+    "cohort",
+    "export",
+    "init",
+    "main",
+    "plan",
+    "reparse",
+    "report",
+    "retry",
+    "run",
+    "status",
+    "verify",
+]
 
 
 def _version(value: bool) -> None:

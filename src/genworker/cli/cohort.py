@@ -21,7 +21,7 @@ from genworker.cli.tables import shorten, table
 from genworker.core.stages import STAGES
 
 if TYPE_CHECKING:
-    from genworker.build import CohortPlan, Survey
+    from genworker.project.build import CohortPlan, Survey
 
 SHOWN_VALUES_CHARS = 72
 SHOWN_GONE = 50
@@ -86,8 +86,8 @@ def build(
 
     Exit codes: 0 written, 2 wrong input, or rows would disappear, 4 another build is writing.
     """
-    from genworker.build import BuildOptions, plan_build, survey, write_build
-    from genworker.project import open_project
+    from genworker.project.build import BuildOptions, plan_build, survey, write_build
+    from genworker.project.open import open_project
 
     project = open_project(config, data_root)
     plan = plan_build(project, BuildOptions(cohort, k_max, level, essays, drafts))
@@ -104,7 +104,7 @@ def build(
 
 def build_record(plan: CohortPlan, found: Survey, *, dry_run: bool) -> dict[str, Any]:
     """A build's outcome for machines."""
-    from genworker.build import estimate_tokens
+    from genworker.project.build import estimate_tokens
 
     paths, growth = plan.project.paths, found.growth
     tokens = estimate_tokens(plan, found)
@@ -142,7 +142,7 @@ def build_record(plan: CohortPlan, found: Survey, *, dry_run: bool) -> dict[str,
 
 def build_lines(plan: CohortPlan, found: Survey, *, dry_run: bool) -> list[str]:
     """What the cohort consists of, what a run would cost in calls, and what has been written."""
-    from genworker.build import estimate_tokens
+    from genworker.project.build import estimate_tokens
 
     growth = found.growth
     tokens = estimate_tokens(plan, found)
@@ -183,7 +183,7 @@ def _origin(plan: CohortPlan) -> str:
 
 
 def _axis_lines(plan: CohortPlan) -> list[str]:
-    from genworker.build import axis_values
+    from genworker.project.build import axis_values
 
     rows = []
     for name, values in axis_values(plan).items():

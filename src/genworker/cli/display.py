@@ -17,7 +17,7 @@ from genworker.core.visible import visible
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from genworker.engine import RunInProgress
+    from genworker.run.engine import RunInProgress
 
 REDRAW_S = 0.25
 LINE_EVERY_S = 30.0

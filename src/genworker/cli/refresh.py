@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from genworker.core.generation import Failure
     from genworker.core.plan import Plan
-    from genworker.project import Project, Redo
+    from genworker.project.open import Project, Redo
 
 
 class Refresh(StrEnum):
@@ -41,7 +41,7 @@ def stale_counts(project: Project, planned: Plan) -> dict[Stage, int | None]:
     Args:
         planned: the cohort as the store stands; what a plan makes again is missing in it, and not stale.
     """
-    from genworker.freshness import find_stale
+    from genworker.project.freshness import find_stale
 
     found = find_stale(project, planned)
     if found is None:
@@ -52,7 +52,7 @@ def stale_counts(project: Project, planned: Plan) -> dict[Stage, int | None]:
 
 def stale_lines(cohort: str, stages: dict[str, Any]) -> list[str]:
     """The sentences below a table whose records have a ``stale`` for each stage."""
-    from genworker.freshness import EAGER_ROWS
+    from genworker.project.freshness import EAGER_ROWS
 
     if any(facts["stale"] is None for facts in stages.values()):
         return [
@@ -75,8 +75,8 @@ def redo_stale(
 ) -> Redo:
     """The choice of a run with ``--refresh stale``, out of what the run is about."""
     from genworker.core.plan import RowState
-    from genworker.freshness import find_stale
-    from genworker.project import open_membership, plan_cohort
+    from genworker.project.freshness import find_stale
+    from genworker.project.open import open_membership, plan_cohort
 
     membership = open_membership(project, cohort, strict=True)
     planned = plan_cohort(project, membership)

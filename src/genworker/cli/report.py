@@ -1,17 +1,13 @@
-"""``report``, ``export`` and ``reparse``: what a cohort's texts say, as tables, pages and rows."""
+"""``report``: a cohort's scores as tables and a page."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from genworker.cli.app import (
-    CohortArgument,
     ConfigOption,
     DataRootOption,
     JsonOption,
@@ -21,24 +17,16 @@ from genworker.cli.app import (
     put_json,
     say,
 )
+from genworker.cli.options import CohortsArgument, data_paths
 from genworker.cli.tables import shorten, table
-from genworker.core.stages import Stage
-from genworker.core.visible import visible
-from genworker.errors import Fault, UsageError
 
 if TYPE_CHECKING:
-    from genworker.paths import Paths
-    from genworker.reparse import Reparsed, ReparseResult
-    from genworker.reports.export import GenerationRow
     from genworker.reports.scores import Scores
     from genworker.reports.tables import PivotRow, Table
     from genworker.store.reader import StoreReader
 
 SHOWN_ROWS = 60
 SHOWN_CHANGES = 20
-CohortsArgument = Annotated[
-    list[str], typer.Argument(metavar="COHORT...", help="One cohort, or several to average together.")
-]
 
 
 @app.command("report")
@@ -141,18 +129,6 @@ def write_report(
     )[0]
 
 
-def data_paths(config: Path | None, data_root: Path | None) -> Paths:
-    """The data root's layout; the settings are read only when no data root is named."""
-    from genworker.paths import Paths
-
-    if data_root is not None and config is None:
-        return Paths.from_str(data_root)
-    from genworker.settings import load_settings
-
-    loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
-    return Paths.from_str(loaded.settings.data_root)
-
-
 def report_record(scores: Scores, files: dict[str, Path]) -> dict[str, Any]:
     """What was written, for machines."""
     return {
@@ -196,184 +172,3 @@ def pivot_lines(scores: Scores, rows: list[PivotRow]) -> list[str]:
 
 
 # Export
-
-
-class ExportFormat(StrEnum):
-    """What an export is written as."""
-
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
-
-@app.command("export")
-@command
-def export(
-    cohort: CohortArgument,
-    format_: Annotated[
-        ExportFormat | None,
-        typer.Option("--format", help="Without it what FILE's name ends in, else jsonl."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Instead of stdout.")
-    ] = None,
-    stage: Annotated[Stage | None, typer.Option("--stage", help="Only this stage.")] = None,
-    config: ConfigOption = None,
-    data_root: DataRootOption = None,
-) -> int:
-    """Write every generation of COHORT as one row: ids, lineage, texts, score, usage, cost and times.
-
-    JSON lines go to stdout or to FILE; Parquet needs a FILE and the extra `duckdb`. Rows are streamed: a
-    million need no more memory than ten thousand.
-    """
-    from genworker.reports.export import generation_rows, write_jsonl
-    from genworker.store.reader import StoreReader
-
-    suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
-    chosen = format_ or (ExportFormat.PARQUET if suffix == "parquet" else ExportFormat.JSONL)
-    if chosen is ExportFormat.PARQUET and output is None:
-        raise UsageError([Fault("Parquet cannot be written to stdout", fix="name a file: -o FILE.parquet")])
-    if chosen is ExportFormat.PARQUET:
-        require_duckdb()
-    rows = generation_rows(StoreReader(data_paths(config, data_root)), cohort, stage)
-    if output is None:
-        # A terminal must not obey what a model wrote; a pipe gets the plain text.
-        write_jsonl(rows, sys.stdout, ascii_only=sys.stdout.isatty())
-        sys.stdout.flush()
-        return 0
-    count = write_export(rows, output, chosen)
-    say(f"wrote {count} rows to {output}")
-    return 0
-
-
-def require_duckdb() -> None:
-    """Refuse at once what would only fail at the end.
-
-    Raises:
-        UsageError: duckdb is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("duckdb") is None:
-        raise UsageError(
-            [Fault("Parquet needs duckdb, which is not installed", fix="pip install 'genworker[duckdb]'")]
-        )
-
-
-def write_export(rows: Iterator[GenerationRow], output: Path, chosen: ExportFormat) -> int:
-    """Write a file that appears whole; returns the number of rows."""
-    from genworker.reports.export import jsonl_to_parquet, write_jsonl
-    from genworker.reports.files import open_whole, replaced_file
-
-    if chosen is ExportFormat.JSONL:
-        with open_whole(output) as stream:
-            return write_jsonl(rows, stream)[0]
-    with replaced_file(output) as scratch:
-        lines = scratch.with_suffix(".jsonl")
-        with lines.open("w", encoding="utf-8") as stream:
-            count, longest = write_jsonl(rows, stream)
-        jsonl_to_parquet(lines, scratch, longest)
-    return count
-
-
-# Reparse
-
-
-@app.command("reparse")
-@command
-def reparse(
-    cohort: CohortArgument,
-    stage: Annotated[
-        list[Stage] | None,
-        typer.Option("--stage", help="Only this stage, also where texts were made from it; repeatable."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and stop.")] = False,
-    config: ConfigOption = None,
-    data_root: DataRootOption = None,
-    json_: JsonOption = False,
-) -> int:
-    """Apply the present parsers to the answers of COHORT that are paid for. Makes no call.
-
-    What an answer said before is kept aside. Drafts and essays that other texts were made from stay as
-    they are unless `--stage` names them.
-    """
-    from genworker.project import open_project
-    from genworker.reparse import reparse_cohort
-
-    project = open_project(config, data_root)
-    result = reparse_cohort(project, cohort, stages=stage or None, dry_run=dry_run)
-    if json_:
-        put_json(reparse_record(cohort, result, dry_run))
-        return 0
-    for line in reparse_lines(result, dry_run):
-        put(line)
-    return 0
-
-
-def reparse_record(cohort: str, result: ReparseResult, dry_run: bool) -> dict[str, Any]:
-    """What changed, for machines."""
-    return {
-        "cohort": cohort,
-        "dry_run": dry_run,
-        "parsed": result.parsed,
-        "unknown": result.unknown,
-        "kept": result.kept,
-        "busy": result.busy,
-        "children": result.children,
-        "changes": [
-            {
-                "stage": change.row.stage.value,
-                "gen_id": change.row.gen_id,
-                "change": change.change.value,
-                "old": change.old,
-                "new": change.new,
-                "reason": change.reason,
-            }
-            for change in result.changes
-        ],
-    }
-
-
-def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
-    """What changed, for people: some in full, all as counts."""
-    from collections import Counter
-
-    from genworker.reparse import Change
-
-    counts = Counter((change.row.stage, change.change) for change in result.changes)
-    rows = [[stage.value, *(str(counts[stage, change]) for change in Change)] for stage in Stage]
-    lines = [change_line(change) for change in result.changes[:SHOWN_CHANGES]]
-    if len(result.changes) > SHOWN_CHANGES:
-        lines.append(f"… and {len(result.changes) - SHOWN_CHANGES} more; --json has them all")
-    lines += ["", *table(["stage", "other text", "gained", "lost"], rows, right=(1, 2, 3)), ""]
-    verb = "would change" if dry_run else "changed"
-    lines.append(f"{len(result.changes)} of {result.parsed} answers {verb}; no call was needed.")
-    if not dry_run and result.changes:
-        lines.append("What they said before is kept aside.")
-    if result.kept:
-        lines.append(
-            f"{result.kept} drafts or essays parse differently now, but texts were made from them: "
-            "they stay. Name their stage with --stage to change them all the same."
-        )
-    if result.children:
-        lines.append(f"{result.children} texts were made from what these drafts and essays said before.")
-    if result.unknown:
-        lines.append(
-            f"{result.unknown} answers stay as they are: the catalogue does not know their template."
-        )
-    if result.busy:
-        lines.append(f"{result.busy} answers stay as they are: another worker is about to replace them.")
-    return lines
-
-
-def change_line(change: Reparsed) -> str:
-    """One answer that says something else now."""
-    what = f"{parsed_word(change.old)} → {parsed_word(change.new)}"
-    reason = visible(change.reason or "", one_line=True)
-    return f"{change.row.stage.value}  {change.row.gen_id}  {what}  {reason}".rstrip()
-
-
-def parsed_word(text: str | None) -> str:
-    """A parsed text in a few characters."""
-    if text is None:
-        return "no text"
-    return visible(text, one_line=True) if len(text) <= 12 else f"{len(text)} characters"

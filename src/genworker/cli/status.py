@@ -26,7 +26,7 @@ def status(
     ] = False,
 ) -> int:
     """Say how far COHORT is: done, failed, blocked, missing and stale per stage. Reads only."""
-    from genworker.project import open_project
+    from genworker.project.open import open_project
     from genworker.store.catalog import list_cohorts
 
     project = open_project(config, data_root)
@@ -50,7 +50,7 @@ def status(
 def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     """Counts of one cohort, for people and machines."""
     from genworker.core.plan import RowState
-    from genworker.project import open_membership, plan_cohort
+    from genworker.project.open import open_membership, plan_cohort
 
     membership = open_membership(project, cohort, strict=False)
     plan = plan_cohort(project, membership)

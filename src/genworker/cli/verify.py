@@ -11,7 +11,7 @@ from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, com
 from genworker.errors import ExitCode
 
 if TYPE_CHECKING:
-    from genworker.project import Project
+    from genworker.project.open import Project
     from genworker.store.check import Check, Finding
 
 SHOWN = 200
@@ -39,7 +39,7 @@ def verify(
 
     Exit codes: 0 nothing is wrong, 1 something is.
     """
-    from genworker.project import open_project
+    from genworker.project.open import open_project
 
     project = open_project(config, data_root)
     check = make_check(project, cohort)
@@ -62,10 +62,10 @@ def make_check(project: Project, cohort: str | None) -> Check:
     from genworker.core.membership import Membership, MembershipRow
     from genworker.core.stages import Stage
     from genworker.errors import FaultyInputError, GenworkerError
-    from genworker.project import open_membership
+    from genworker.project.open import open_membership
+    from genworker.run.requests import CohortWork, find_combos
     from genworker.store.catalog import TemplateFiles, list_cohorts
     from genworker.store.check import Check, Finding, Kind
-    from genworker.work import CohortWork, find_combos
 
     names = [cohort] if cohort is not None else list_cohorts(project.paths)
     memberships, unreadable = [], []
@@ -109,7 +109,7 @@ def run_repair(check: Check, *, as_json: bool) -> list[dict[str, Any]]:
     """Mend, saying each step."""
     import asyncio
 
-    from genworker.engine import new_run_id
+    from genworker.run.lock import new_run_id
     from genworker.store.check import Step, repair
 
     steps: list[dict[str, Any]] = []

@@ -21,6 +21,9 @@ MAX_PROMPT_CHARS = 20_000_000
 MAX_RANGE_TOTAL = 100_000
 """Numbers that all `range` calls of one rendering may yield together."""
 
+TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
+"""Stands for a parent's text when a template is tried before anything is paid for."""
+
 VARIABLES: Mapping[Stage, frozenset[str]] = {
     Stage.DRAFT: frozenset({"concepts"}),
     Stage.ESSAY: frozenset({"draft_block", "links_block"}),

@@ -23,7 +23,7 @@ from genworker.core.prompts import draft_values
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, TemplateError
 from genworker.paths import METADATA_FILE
-from genworker.project import Project
+from genworker.project.open import Project
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_bytes
 

@@ -14,8 +14,8 @@ from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import STAGES
 from genworker.errors import CatalogError, Fault
 from genworker.paths import Paths
-from genworker.plugins import load_parser_plugins
-from genworker.settings import LoadedSettings, load_settings
+from genworker.project.plugins import load_parser_plugins
+from genworker.project.settings import LoadedSettings, load_settings
 from genworker.store.catalog import load_membership, load_membership_as_it_stands, read_catalog
 from genworker.store.index import StoreIndex
 

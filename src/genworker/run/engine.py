@@ -9,15 +9,12 @@ import asyncio
 import contextlib
 import os
 import resource
-import secrets
 import signal
 import sys
-import time
 from array import array
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -29,23 +26,23 @@ from genworker.core.progress import Progress
 from genworker.core.scheduler import NO_LANE, JobState, Scheduler
 from genworker.core.selection import select
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import ExitCode, Fault, LockedError, StoreError, UsageError
-from genworker.ledger import check_caps, read_ledger
+from genworker.errors import ExitCode, Fault, StoreError, UsageError
 from genworker.ports import Provider
-from genworker.project import Project, Redo, open_membership, plan_cohort
-from genworker.routes import endpoint_specs, retry_policy
-from genworker.runner import Outcome, Runner
-from genworker.settings import LoadedSettings, Settings
+from genworker.project.open import Project, Redo, open_membership, plan_cohort
+from genworker.project.settings import LoadedSettings, Settings
+from genworker.run.ledger import check_caps, read_ledger
+from genworker.run.lock import CohortLock, new_run_id
+from genworker.run.requests import CohortWork, check_jobs, find_combos
+from genworker.run.routes import endpoint_specs, retry_policy
+from genworker.run.runner import Outcome, Runner
 from genworker.store.catalog import TemplateFiles
 from genworker.store.disk import check_room, filesystem_warning, free_descriptors
-from genworker.store.durable import cannot_write, make_directories, refuse_links
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.index import StoreIndex
 from genworker.store.journal import Listener, RunJournal
-from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts
+from genworker.store.lock import IfLocked
 from genworker.store.reading import read_generation
 from genworker.store.sweep import sweep_staging
-from genworker.work import CohortWork, check_jobs, find_combos
 
 DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -139,11 +136,6 @@ class RunInProgress:
     clock: Callable[[], float]
 
 
-def new_run_id() -> str:
-    """A name for a run: its start in UTC and four random bytes."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-
-
 def run_cohort(
     project: Project,
     cohort_id: str,
@@ -170,7 +162,7 @@ def run_cohort(
     stamp = _file_stamp(project.paths.cohort_membership_csv(cohort_id))
     run_id = new_run_id()
     forbid_core_dumps()
-    lock = _CohortLock(project, cohort_id, run_id, options.if_locked, listeners)
+    lock = CohortLock(project, cohort_id, run_id, options.if_locked, listeners)
     with lock:
         if lock.waited:
             membership = open_membership(project, cohort_id, strict=True)
@@ -214,72 +206,6 @@ def forbid_core_dumps() -> None:
     """A core file would hold the keys."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-
-
-def cohort_lock(project: Project, cohort_id: str, run_id: str) -> AbstractContextManager[None]:
-    """For other commands that write into a cohort's store: be its one worker while the block lasts.
-
-    Raises:
-        LockedError: another worker has the cohort.
-    """
-    return _CohortLock(project, cohort_id, run_id, IfLocked.LEAVE, ())
-
-
-class _CohortLock:
-    """The one worker of a cohort, or a guest beside it.
-
-    Attributes:
-        waited: another worker had it first.
-    """
-
-    LOOK_EVERY_S = 0.2
-
-    def __init__(
-        self,
-        project: Project,
-        cohort_id: str,
-        run_id: str,
-        if_locked: IfLocked,
-        listeners: tuple[Listener, ...],
-    ) -> None:
-        group = project.loaded.settings.group_permissions
-        self._cohort_id = cohort_id
-        self._run_id = run_id
-        self._paths = project.paths
-        self._path = project.paths.cohort_lock_path(cohort_id)
-        self._dir_mode = 0o770 if group else 0o700
-        self._lock = FileLock(self._path, 0o660 if group else 0o600)
-        self._if_locked = if_locked
-        self._listeners = listeners
-        self.waited = False
-
-    def __enter__(self) -> None:
-        refuse_links(self._paths)
-        try:
-            make_directories(self._path.parent, self._dir_mode)
-        except OSError as error:
-            raise cannot_write(error, self._path) from error
-        facts = holder_facts(self._run_id)
-        if self._lock.acquire(facts):
-            return
-        holder = describe_holder(self._lock.holder())
-        if self._if_locked is IfLocked.LEAVE:
-            raise LockedError(
-                f"another worker is running cohort {self._cohort_id} ({holder})\n"
-                f"  where: {self._path}\n"
-                f"  fix:   wait for it (--if-locked wait), work beside it (--if-locked share), or stop it: "
-                f"kill -INT {self._lock.holder().get('pid', 'PID')}; its lock dies with it"
-            )
-        for listener in self._listeners:
-            listener("locked", {"cohort": self._cohort_id, "holder": holder, "then": self._if_locked.value})
-        if self._if_locked is IfLocked.SHARE:
-            return
-        self.waited = True
-        while not self._lock.acquire(facts):
-            time.sleep(self.LOOK_EVERY_S)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._lock.release()
 
 
 class _Engine:

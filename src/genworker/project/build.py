@@ -1,6 +1,6 @@
 """One cohort's build: settings, catalogue, specification and store in; membership and manifest out.
 
-Wires the pure compiler to the files, as `genworker.engine` wires a run. It prints nothing.
+Wires the pure compiler to the files, as `genworker.run.engine` wires a run. It prints nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from genworker.cohorts.manifest import Earlier, Manifest, Source, derived_cohort
 from genworker.cohorts.spec import Specification, spec_axes
 from genworker.core.catalog import LEVELS, Catalog
 from genworker.core.membership import MembershipRow
-from genworker.core.prompts import child_values, draft_values
+from genworker.core.prompts import TRIAL_TEXT, child_values, draft_values
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, Fault, FaultyInputError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
-from genworker.project import Project
+from genworker.project.open import Project
 from genworker.store.catalog import TemplateFiles
 from genworker.store.cohorts import (
     Modes,
@@ -57,7 +57,6 @@ from genworker.store.cohorts import (
     write_membership,
 )
 from genworker.store.index import StoreIndex
-from genworker.work import TRIAL_TEXT
 
 TOKENS_PER_CHAR = 1.2 / 4
 """A usual guess: four characters to a token, and a fifth on top."""

@@ -13,7 +13,7 @@ from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.prefixes import Frame, Prefix, frame, is_long, prefix_of
-from genworker.core.prompts import child_values, draft_values
+from genworker.core.prompts import TRIAL_TEXT, child_values, draft_values
 from genworker.core.scheduler import NO_LANE
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import (
@@ -24,13 +24,10 @@ from genworker.errors import (
     StoreError,
     TemplateError,
 )
-from genworker.project import Project
-from genworker.routes import Route, Routes, cost, worst_case
+from genworker.project.open import Project
+from genworker.run.routes import Route, Routes, cost, worst_case
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_generation
-
-TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
-"""Stands for a parent's text when a template is tried before anything is paid for."""
 
 PARENTS_NOTED = 65_536
 """Digests of parents' texts that are kept for the metadata: far more than calls can be out at a time."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from genworker.core.budget import ZERO, Price, Tariff
-from genworker.settings import PriceSettings, is_loopback
+from genworker.project.settings import PriceSettings, is_loopback
 
 if TYPE_CHECKING:
-    from genworker.settings import Settings
+    from genworker.project.settings import Settings
 
 ANTHROPIC_URL = "https://api.anthropic.com"
 _FREE_SUFFIX = ":free"

@@ -13,8 +13,8 @@ from genworker.core.lane import LaneSpec
 from genworker.core.membership import MembershipRow
 from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
 from genworker.core.stages import Stage
-from genworker.pricing import find_price
-from genworker.settings import LoadedSettings, Settings
+from genworker.project.settings import LoadedSettings, Settings
+from genworker.run.pricing import find_price
 
 UNBOUNDED_ANSWER_TOKENS = 131_072
 """Taken for the longest answer where no `max_tokens` is set; caps on money and tokens demand one."""

@@ -14,9 +14,9 @@ from enum import StrEnum
 from genworker.core.generation import Answer, Generation, finish
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.stages import Stage
-from genworker.engine import cohort_lock, new_run_id
 from genworker.errors import CatalogError, StoreError
-from genworker.project import Project, open_membership
+from genworker.project.open import Project, open_membership
+from genworker.run.lock import cohort_lock, new_run_id
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import RunJournal
 from genworker.store.reader import StoreReader

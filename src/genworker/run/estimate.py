@@ -15,8 +15,8 @@ from genworker.core.completion import Usage
 from genworker.core.plan import Plan, RowState
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError
-from genworker.routes import Route, longest_answer
-from genworker.work import CohortWork
+from genworker.run.requests import CohortWork
+from genworker.run.routes import Route, longest_answer
 
 SAMPLE = 200
 """Answers of one stage and model that are looked at; prompts that are rendered where there are none."""

@@ -20,8 +20,8 @@ from genworker.core.membership import Membership
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ConfigError, Fault
 from genworker.paths import METADATA_FILE, Paths
-from genworker.routes import Route, longest_answer
-from genworker.settings import LoadedSettings
+from genworker.project.settings import LoadedSettings
+from genworker.run.routes import Route, longest_answer
 from genworker.store.index import StoreIndex
 from genworker.store.reading import read_bytes
 

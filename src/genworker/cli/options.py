@@ -1,0 +1,93 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genworker.core.stages import Stage
+from genworker.store.lock import IfLocked
+
+if TYPE_CHECKING:
+    from genworker.paths import Paths
+
+
+StageOption = Annotated[
+    list[Stage] | None, typer.Option("--stage", help="Only this stage; may be given several times.")
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="GEN_ID", help="Only this generation and its missing ancestors."),
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", min=0, metavar="N", help="At most N new answers, whole lineages first."),
+]
+IfLockedOption = Annotated[
+    IfLocked,
+    typer.Option(
+        help="When another worker has the cohort: leave (exit code 4), wait for its end, or share the work."
+    ),
+]
+
+
+def _usd(text: str) -> Decimal:
+    try:
+        value = Decimal(text.strip().removeprefix("$"))
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or value < 0:
+        raise typer.BadParameter(f"{text!r} is not an amount of US dollars such as 2.50")
+    return value
+
+
+MaxCostOption = Annotated[
+    Decimal | None,
+    typer.Option(
+        "--max-cost",
+        parser=_usd,
+        metavar="USD",
+        help="Spend at most so much on COHORT, all its runs together; never a cent more.",
+    ),
+]
+MaxCallsOption = Annotated[
+    int | None,
+    typer.Option("--max-calls", min=0, metavar="N", help="Calls at most, all runs together."),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-tokens", min=0, metavar="N", help="Tokens at most, prompts and answers of all runs together."
+    ),
+]
+MaxWaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-wait",
+        min=0.0,
+        metavar="SECONDS",
+        help="Stop asking an endpoint that wants a longer wait, such as for a daily quota "
+        "[default: 600, or as configured].",
+    ),
+]
+PlainOption = Annotated[bool, typer.Option("--plain", help="Lines instead of a display that redraws itself.")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the summary.")]
+VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retries and commits.")]
+CohortsArgument = Annotated[
+    list[str], typer.Argument(metavar="COHORT...", help="One cohort, or several to average together.")
+]
+
+
+def data_paths(config: Path | None, data_root: Path | None) -> Paths:
+    """The data root's layout; the settings are read only when no data root is named."""
+    from genworker.paths import Paths
+
+    if data_root is not None and config is None:
+        return Paths.from_str(data_root)
+    from genworker.project.settings import load_settings
+
+    loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
+    return Paths.from_str(loaded.settings.data_root)

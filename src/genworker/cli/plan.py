@@ -1,0 +1,235 @@
+"""``plan``: says what a run would do, cost and take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from genworker.cli.app import (
+    CohortArgument,
+    ConfigOption,
+    DataRootOption,
+    JsonOption,
+    app,
+    command,
+    put,
+    put_json,
+)
+from genworker.cli.options import (
+    LimitOption,
+    MaxCallsOption,
+    MaxCostOption,
+    MaxTokensOption,
+    OnlyOption,
+    StageOption,
+)
+from genworker.cli.refresh import stale_counts, stale_lines
+from genworker.cli.tables import table
+from genworker.cli.words import blocked_lines, cost_text, dollars
+from genworker.core.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genworker.core.plan import Plan
+    from genworker.project.open import Project
+    from genworker.run.engine import RunOptions
+    from genworker.run.estimate import Estimate
+    from genworker.run.requests import CohortWork
+
+
+@app.command("plan")
+@command
+def plan(
+    cohort: CohortArgument,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    stage: StageOption = None,
+    only: OnlyOption = None,
+    limit: LimitOption = None,
+    max_cost: MaxCostOption = None,
+    max_calls: MaxCallsOption = None,
+    max_tokens: MaxTokensOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Say what `run` would do, cost and take, and check all that it needs. Makes no call, writes nothing."""
+    from genworker.core.budget import Caps
+    from genworker.project.open import open_project
+    from genworker.run.engine import RunOptions
+
+    options = RunOptions(
+        frozenset(stage) if stage else None,
+        frozenset(only) if only else None,
+        limit=limit,
+        caps=Caps(max_cost, max_calls, max_tokens),
+    )
+    return show_plan(open_project(config, data_root), cohort, options, as_json=json_)
+
+
+def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
+    """Print the plan as a table or as JSON."""
+    from genworker.core.selection import select
+    from genworker.project.open import open_membership, plan_cohort
+    from genworker.run.estimate import estimate
+    from genworker.run.ledger import check_caps, last_limits, read_ledger
+    from genworker.run.requests import CohortWork, check_jobs, find_combos
+    from genworker.store.catalog import TemplateFiles
+    from genworker.store.index import StoreIndex
+
+    membership = open_membership(project, cohort, strict=True)
+    index = StoreIndex(project.paths)
+    planned = plan_cohort(project, membership, options.redo, index)
+    work = CohortWork(
+        project,
+        membership,
+        TemplateFiles(project.paths),
+        find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}),
+        "",
+        "",
+        answer_tokens=options.answer_tokens,
+    )
+    selected = select(
+        planned, stages=options.stages, only=options.only, limit=options.limit, is_free=work.is_copy
+    )
+    jobs = [job for job, chosen in enumerate(selected) if chosen]
+    check_jobs(work, jobs)
+    expected = estimate(work, planned, jobs, last_limits(project.paths, cohort))
+    caps = options.caps_over(project.loaded.settings)
+    record = plan_record(cohort, planned, jobs, work, expected, options)
+    for stage, number in stale_counts(project, planned).items():
+        record["stages"][stage.value]["stale"] = number
+    if caps:
+        ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index)
+        work.routes.build(
+            len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job))
+        )
+        called = work.routes.called(membership.rows, jobs)
+        check_caps(caps, project.loaded, ledger, called, work.sampling)
+        record["caps"] = {
+            "cost_usd": None if caps.usd is None else str(caps.usd),
+            "calls": caps.calls,
+            "tokens": caps.tokens,
+        }
+        spent = ledger.spent
+        record["spent"] = {"cost_usd": spent.usd_text, "calls": spent.calls, "tokens": spent.tokens}
+    if as_json:
+        put_json(record)
+        return 0
+    for line in plan_table(record):
+        put(line)
+    put()
+    for line in plan_sentences(record):
+        put(line)
+    for line in (*stale_lines(cohort, record["stages"]), *blocked_lines(planned)):
+        put(line)
+    return 0
+
+
+def _model(work: CohortWork, job: int) -> str:
+    return work.membership.rows[job].llm_model_id or ""
+
+
+def plan_record(
+    cohort: str, planned: Plan, jobs: Sequence[int], work: CohortWork, expected: Estimate, options: RunOptions
+) -> dict[str, Any]:
+    """The plan for machines."""
+    from genworker.core.plan import RowState
+
+    rows = planned.membership.rows
+    copies = Counter(rows[job].stage for job in jobs if work.is_copy(job))
+    calls = Counter(rows[job].stage for job in jobs)
+    calls.subtract(copies)
+    redo, failures = options.redo, planned.failures
+    # What replaces an answer that the store holds.
+    again = Counter(rows[job].stage for job in jobs if redo is not None and redo(job, failures.get(job)))
+    counts = planned.counts()
+    return {
+        "cohort": cohort,
+        "calls": sum(calls.values()),
+        "copies": sum(copies.values()),
+        "tokens": expected.tokens,
+        "cost_usd": format(expected.usd(), ".6f"),
+        "unpriced": expected.unpriced(),
+        "seconds": expected.seconds,
+        "limited_by": expected.limited_by,
+        "stages": {
+            stage.value: {
+                "planned": sum(counts[stage].values()),
+                "done": counts[stage][RowState.DONE],
+                "missing": counts[stage][RowState.MISSING] - again[stage],
+                "again": again[stage],
+                "blocked": counts[stage][RowState.BLOCKED],
+                "calls": calls[stage],
+                "copies": copies[stage],
+                "failed": {kind.value: n for kind, n in planned.failed_kinds(stage).items()},
+                "cost_usd": format(expected.usd(stage), ".6f"),
+                "unpriced": expected.unpriced(stage),
+            }
+            for stage in STAGES
+        },
+        "models": [group.to_json() for group in expected.groups],
+    }
+
+
+def plan_table(record: dict[str, Any]) -> list[str]:
+    """The plan's tables from its JSON form: a line per stage, and one per stage and model."""
+    rows = []
+    for name, facts in record["stages"].items():
+        why = [f"{facts['missing']} missing"] if facts["missing"] else []
+        why += [f"{facts['again']} again"] if facts["again"] else []
+        why += [f"{count} {kind}: see retry" for kind, count in facts["failed"].items()]
+        if facts["blocked"]:
+            why.append(f"{facts['blocked']} blocked")
+        if facts["stale"]:
+            why.append(f"{facts['stale']} stale")
+        to_do = str(facts["calls"]) + (f" + {facts['copies']} copies" if facts["copies"] else "")
+        cost = cost_text(Decimal(facts["cost_usd"]), facts["unpriced"]) if facts["calls"] else "-"
+        rows.append([name, str(facts["planned"]), str(facts["done"]), to_do, ", ".join(why) or "-", cost])
+    lines = table(["stage", "plan", "in store", "to do", "why", "est. cost"], rows, right=(1, 2, 3))
+    if len(record["models"]) > 1 or any(group["calls"] for group in record["models"]):
+        cells = [
+            [
+                group["stage"],
+                group["model"],
+                str(group["calls"]),
+                f"{group['input_tokens']:,}",
+                f"{group['output_tokens']:,}",
+                "unpriced" if group["cost_usd"] is None else dollars(Decimal(group["cost_usd"])),
+                f"{group['from_own_answers']} own answers"
+                if group["from_own_answers"]
+                else "lengths, guesses",
+            ]
+            for group in record["models"]
+        ]
+        header = ["stage", "model", "calls", "tokens in", "tokens out", "est. cost", "from"]
+        lines += ["", *table(header, cells, right=(2, 3, 4, 5))]
+    return lines
+
+
+def plan_sentences(record: dict[str, Any]) -> list[str]:
+    """What the tables come to."""
+    from genworker.cli.display import duration
+
+    if not record["calls"] and not record["copies"]:
+        return ["Nothing to do. No calls made."]
+    copies = f" and {record['copies']} free copies" if record["copies"] else ""
+    cost = cost_text(Decimal(record["cost_usd"]), record["unpriced"])
+    lines = [
+        f"A run would make {record['calls']} calls{copies}, {record['tokens']:,} tokens, {cost} (estimated). "
+        "No calls made."
+    ]
+    if record["seconds"] is not None:
+        lines.append(f"It would take about {duration(record['seconds'])}: {record['limited_by']}.")
+    if "caps" in record:
+        caps, spent = record["caps"], record["spent"]
+        shown = []
+        if caps["cost_usd"] is not None:
+            so_far = Decimal(spent["cost_usd"] or 0)
+            shown.append(f"${caps['cost_usd']} (spent so far: {dollars(so_far) if so_far else 'nothing'})")
+        if caps["calls"] is not None:
+            shown.append(f"{caps['calls']:,} calls (made so far: {spent['calls']:,})")
+        if caps["tokens"] is not None:
+            shown.append(f"{caps['tokens']:,} tokens (used so far: {spent['tokens']:,})")
+        lines.append(f"Cap over all runs: {', '.join(shown)}.")
+    return lines

@@ -1,0 +1,47 @@
+"""What several commands say in the same words: amounts of money, and why rows are blocked."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from genworker.core.plan import Plan
+
+
+def dollars(amount: Decimal) -> str:
+    """An amount for people; less than a cent is not nothing, and nothing is no amount that was rounded."""
+    if not amount:
+        return "free"
+    return "<$0.01" if 0 < amount < Decimal("0.01") else f"${amount:,.2f}"
+
+
+def cost_text(amount: Decimal, unpriced: Sequence[str]) -> str:
+    """An amount and whose prices are unknown: ``$1.30 + unpriced: smol-135m``."""
+    if not unpriced:
+        return dollars(amount)
+    names = f"unpriced: {', '.join(unpriced[:3])}{', …' if len(unpriced) > 3 else ''}"
+    return f"{dollars(amount)} + {names}" if amount else names
+
+
+def blocked_lines(planned: Plan, limit: int = 10) -> list[str]:
+    """Why rows are blocked, grouped by the ancestor that blocks them."""
+    rows = planned.membership.rows
+    groups: dict[tuple[int, str], int] = {}
+    for index, ancestor in planned.blockers.items():
+        outside = f"{rows[index].stage.parent} {rows[index].parent_gen_id}" if ancestor < 0 else ""
+        key = (ancestor, outside)
+        groups[key] = groups.get(key, 0) + 1
+    lines = []
+    for (ancestor, outside), count in sorted(groups.items(), key=lambda item: -item[1])[:limit]:
+        if ancestor < 0:
+            lines.append(f"{count} blocked by {outside}: it is not usable in the store")
+        else:
+            failure = planned.failures.get(ancestor)
+            reason = failure.message if failure is not None else "failed"
+            lines.append(f"{count} blocked by {rows[ancestor].stage.value} {rows[ancestor].gen_id}: {reason}")
+    if len(groups) > limit:
+        lines.append(f"… and {len(groups) - limit} more ancestors that block others")
+    return lines
