@@ -104,9 +104,9 @@ def blind_sweep() -> None:
         finally:
             put(sweep, "FileLock", held)
 
-    import genworker.run.engine
+    import genworker.run.planning
 
-    put(genworker.run.engine, "sweep_staging", blind)
+    put(genworker.run.planning, "sweep_staging", blind)
 
 
 def drain_off() -> None:

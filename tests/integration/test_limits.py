@@ -85,7 +85,7 @@ def test_a_daily_quota_stops_its_lane_and_the_other_goes_on(tmp_path: Path) -> N
     rule = Rule(Fault.parse("429@retry-after=86400"), model="vendor/alpha")
     with LLMServer(Options(words=20, rules=(rule,))).in_thread() as server:
         result = run(configured(tmp_path, server.openai_url, 40), max_wait_s=60.0)
-        ((name, reason),) = result.scheduler.stopped_lanes()
+        ((name, reason),) = result.ending.stopped.items()
         assert name == "test/alpha"
         assert "24 h 0 min" in reason
         assert server.paid == 20

@@ -167,7 +167,7 @@ class LiveDisplay(Display):
             text.append(f"{line}\n")
         ending = "Stopping: waiting for answers in flight. Ctrl-C again abandons them."
         calm = "Ctrl-C stops cleanly: answers in flight are saved."
-        text.append(ending if run.scheduler.draining else calm, style="dim")
+        text.append(ending if run.activity.draining else calm, style="dim")
         return text
 
 
@@ -219,8 +219,8 @@ def status_lines(run: RunInProgress) -> list[str]:
     """What the endpoints are doing."""
     now = run.clock()
     rate = run.progress.rate_per_min(now, run.started_s)
-    parts = [f"{rate:.0f} answers/min", f"{run.scheduler.in_flight} in flight"]
-    for name, seconds in run.scheduler.paused_lanes(now)[:2]:
+    parts = [f"{rate:.0f} answers/min", f"{run.activity.in_flight} in flight"]
+    for name, seconds in run.activity.paused_lanes(now)[:2]:
         parts.append(f"{visible(name)} waits {seconds:.0f} s as its endpoint asked")
     eta = eta_s(run.progress, rate)
     if eta is not None:
@@ -236,7 +236,7 @@ def status_lines(run: RunInProgress) -> list[str]:
     if tokens.input_tokens or tokens.output_tokens:
         lines.append(f"used  {tokens.input_tokens:,} tokens in, {tokens.output_tokens:,} out")
     lines.extend(
-        f"stop  {visible(name)}: {visible(why, limit=100)}" for name, why in run.scheduler.stopped_lanes()
+        f"stop  {visible(name)}: {visible(why, limit=100)}" for name, why in run.activity.stopped_lanes()
     )
     return lines
 
@@ -261,7 +261,7 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
     facts["failed"] = sum(stage.failed for stage in progress.stages.values())
     facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
     facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
-    facts["in_flight"] = run.scheduler.in_flight
+    facts["in_flight"] = run.activity.in_flight
     facts["cost_usd"] = f"{progress.total_usd:.2f}"
     if progress.unpriced:
         facts["unpriced"] = ",".join(sorted(progress.unpriced))

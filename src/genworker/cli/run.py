@@ -141,7 +141,7 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
         "cost_usd": format(progress.cost_usd, "f"),
         "cohort_cost_usd": format(progress.earlier_usd + progress.cost_usd, "f"),
         "unpriced": sorted(progress.unpriced),
-        "capped": result.scheduler.capped,
+        "capped": result.ending.capped,
         "journal": str(result.journal_path),
         "stages": {
             stage.value: {
@@ -155,7 +155,7 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
             }
             for stage, counts in progress.stages.items()
         },
-        "lost": [{"gen_id": gen_id, "reason": reason} for gen_id, reason in result.outcome.lost],
+        "lost": [{"gen_id": gen_id, "reason": reason} for gen_id, reason in result.ending.lost],
     }
 
 
@@ -192,19 +192,19 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
         )
     if progress.reparsed:
         lines.append(f"{progress.reparsed} answers could be parsed now; no call was needed.")
-    if result.scheduler.capped is not None:
+    if result.ending.capped is not None:
         lines.append(
-            f"Stopped at the cap: the next call could pass {result.scheduler.capped} over all runs. "
+            f"Stopped at the cap: the next call could pass {result.ending.capped} over all runs. "
             f"Go on with a higher one: genworker run {cohort}"
         )
-    for name, reason in result.scheduler.stopped_lanes():
+    for name, reason in result.ending.stopped.items():
         lines.append(f"{name} was stopped: {reason}")
     lines += _failure_lines(cohort, result)
-    for gen_id, reason in result.outcome.lost:
+    for gen_id, reason in result.ending.lost:
         lines.append(f"NOT STORED {gen_id}: {reason}")
-    if result.outcome.unrecorded:
-        lines.append(f"The journal is incomplete: {result.outcome.unrecorded}")
-    if result.outcome.lost or result.outcome.unrecorded:
+    if result.ending.unrecorded:
+        lines.append(f"The journal is incomplete: {result.ending.unrecorded}")
+    if result.ending.lost or result.ending.unrecorded:
         lines.append(
             "The run has stopped buying because of this. Mend the disk, then go on with: "
             f"genworker run {cohort}"
@@ -227,25 +227,15 @@ def _cost_line(progress: Progress) -> str:
 
 
 def _failure_lines(cohort: str, result: RunResult) -> list[str]:
-    from genworker.core.scheduler import JobState
-
+    ending = result.ending
     lines = []
-    rows = result.plan.membership.rows
-    reasons: dict[str, list[int]] = {}
-    for job, state in enumerate(result.scheduler.states):
-        if state == JobState.FAILED and job in result.scheduler.reasons:
-            reasons.setdefault(result.scheduler.reasons[job], []).append(job)
-    for reason, jobs in sorted(reasons.items(), key=lambda item: -len(item[1]))[:8]:
-        first = rows[jobs[0]]
-        more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
-        lines.append(f"{first.stage.value} {first.gen_id}{more}: {reason}")
-    if len(reasons) > 8:
-        lines.append(f"… and {len(reasons) - 8} other reasons; the journal has them all")
-    blocked: dict[int, int] = {}
-    for ancestor in result.scheduler.blockers.values():
-        blocked[ancestor] = blocked.get(ancestor, 0) + 1
-    for ancestor, count in sorted(blocked.items(), key=lambda item: -item[1])[:5]:
-        lines.append(f"{count} blocked by {rows[ancestor].stage.value} {rows[ancestor].gen_id}")
+    for reason, failed in sorted(ending.failures.items(), key=lambda item: -item[1].number)[:8]:
+        more = f" and {failed.number - 1} more" if failed.number > 1 else ""
+        lines.append(f"{failed.stage.value} {failed.gen_id}{more}: {reason}")
+    if len(ending.failures) > 8:
+        lines.append(f"… and {len(ending.failures) - 8} other reasons; the journal has them all")
+    for (stage, gen_id), count in sorted(ending.blockers.items(), key=lambda item: -item[1])[:5]:
+        lines.append(f"{count} blocked by {stage.value} {gen_id}")
     lines += blocked_lines(result.plan, limit=5)
     stages = result.progress.stages.values()
     if any(stage.unparseable for stage in stages):

@@ -1,0 +1,248 @@
+"""What one run is to do: salvage, plan, selection, caps. The driver's part of a run; it makes no call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from genworker.core.budget import Budget, Caps
+from genworker.core.generation import Answer, FailureKind, finish
+from genworker.core.lane import LaneSpec
+from genworker.core.membership import Membership
+from genworker.core.plan import Plan, RowState
+from genworker.core.progress import Progress
+from genworker.core.scheduler import NO_LANE
+from genworker.core.selection import select
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import Fault, StoreError, UsageError
+from genworker.project.open import Project, Redo, plan_cohort
+from genworker.project.settings import Settings
+from genworker.run.ledger import check_caps, read_ledger
+from genworker.run.requests import CohortWork, check_jobs
+from genworker.store.disk import check_room
+from genworker.store.filesystem import FilesystemStore
+from genworker.store.index import StoreIndex
+from genworker.store.journal import RunJournal
+from genworker.store.lock import IfLocked
+from genworker.store.reading import read_generation
+from genworker.store.sweep import sweep_staging
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a user asks of one run.
+
+    Attributes:
+        redo: which rows that the store holds are made again; what they replace is kept aside.
+        caps: hard caps over the cohort and all its runs; each goes before the settings' own.
+        max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
+        answer_tokens: over every configured `max_tokens`.
+    """
+
+    stages: frozenset[Stage] | None = None
+    only: frozenset[str] | None = None
+    limit: int | None = None
+    redo: Redo | None = None
+    if_locked: IfLocked = IfLocked.LEAVE
+    caps: Caps = field(default_factory=Caps)
+    max_wait_s: float | None = None
+    answer_tokens: int | None = None
+
+    def caps_over(self, settings: Settings) -> Caps:
+        """The caps that hold: the options' own, else the settings'."""
+        asked, configured = self.caps, settings.caps
+        return Caps(
+            configured.cost_usd if asked.usd is None else asked.usd,
+            configured.calls if asked.calls is None else asked.calls,
+            configured.tokens if asked.tokens is None else asked.tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a run is to make, and within what limits.
+
+    Attributes:
+        plan: the state of every row as the run found it.
+        selected: a byte per row, 1 for the rows to be made.
+        jobs: the numbers of these rows.
+        replace: those of them whose generation stands in the store already.
+        specs: the lanes of these rows; each row's lane stands in its work's routes.
+        endpoints: names of the endpoints, as `specs` numbers them.
+        budget: the caps, and what all runs of the cohort have spent before this one.
+    """
+
+    plan: Plan
+    selected: bytearray
+    jobs: Sequence[int]
+    replace: frozenset[int]
+    specs: list[LaneSpec]
+    endpoints: list[str]
+    budget: Budget
+
+
+@dataclass(slots=True)
+class Planner:
+    """Finds out what a run has to do. Needs the cohort's lock.
+
+    Attributes:
+        progress: gets the plan's counts, and what was salvaged and parsed again.
+        index: the store as it stood when it was last listed.
+    """
+
+    project: Project
+    membership: Membership
+    options: RunOptions
+    run_id: str
+    work: CohortWork
+    store: FilesystemStore
+    journal: RunJournal
+    progress: Progress
+    index: StoreIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index = StoreIndex(self.project.paths)
+
+    async def order(self) -> Order:
+        """Bring in what dead runs left, then plan, select and check. Nothing has been sent when it returns.
+
+        Raises:
+            FaultyInputError: a row cannot be asked for, or a cap cannot be kept.
+            StoreError: the data root cannot take what the run would make.
+        """
+        await salvage(self.project, self.store, self.journal, self.progress)
+        plan = await self._plan()
+        selected = select(
+            plan,
+            stages=self.options.stages,
+            only=self.options.only,
+            limit=self.options.limit,
+            is_free=self.work.is_copy,
+        )
+        jobs = [job for job, chosen in enumerate(selected) if chosen]
+        check_jobs(self.work, jobs)
+        self._check_places(jobs)
+        rows, routes = self.membership.rows, self.work.routes
+        specs, endpoints = routes.build(
+            len(rows), ((job, rows[job].llm_model_id or "") for job in jobs if not self.work.is_copy(job))
+        )
+        budget = await asyncio.to_thread(self._budget, jobs)
+        self._count(plan)
+        return Order(plan, selected, jobs, self._replaced(jobs), specs, endpoints, budget)
+
+    async def _plan(self) -> Plan:
+        """The plan, after answers that no parser could read have been given to the present parsers."""
+        redo = self.options.redo
+        plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
+        for job, failure in list(plan.failures.items()):
+            if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(job):
+                row = self.membership.rows[job]
+                self.progress.reparsed += 1
+                self.journal.record("reparsed", stage=row.stage.value, gen_id=row.gen_id)
+        if self.progress.reparsed:
+            self.index = StoreIndex(self.project.paths)
+            plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
+        return plan
+
+    async def _reparse(self, job: int) -> bool:
+        row = self.membership.rows[job]
+        try:
+            held = read_generation(self.project.paths.gens_root, row.stage, row.gen_id)
+        except StoreError:
+            return False
+        kept = {
+            key: value for key, value in held.metadata.items() if key not in ("truncated", "failure", "files")
+        }
+        facts = {**self.work.facts(job), **kept, "parser": self.work.facts(job)["parser"]}
+        answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
+        if finish(answer).parsed_text is None:
+            return False
+        await self.store.commit(answer, replace=True)
+        return True
+
+    def _check_places(self, jobs: Sequence[int]) -> None:
+        """Refuse what a commit would refuse, before it is paid for: links, and a disk without room."""
+        links = {stage: self.index.links(stage) for stage in STAGES}
+        for job in jobs if any(links.values()) else ():
+            row = self.membership.rows[job]
+            if row.gen_id in links[row.stage]:
+                path = self.project.paths.generation_dir(row.stage, row.gen_id)
+                raise StoreError(
+                    f"{path} is a symbolic link; the store needs a real directory\n"
+                    "  fix:   remove the link; nothing was sent",
+                    path=str(path),
+                )
+        warning = check_room(self.project.paths.data_root, len(jobs))
+        if warning is not None:
+            self.journal.record("warning", what=warning)
+
+    def _replaced(self, jobs: Sequence[int]) -> frozenset[int]:
+        """Jobs whose generation stands in the store already and is made again."""
+        if self.options.redo is None:
+            return frozenset()
+        rows = self.membership.rows
+        return frozenset(job for job in jobs if rows[job].gen_id in self.index.names(rows[job].stage))
+
+    def _budget(self, jobs: Sequence[int]) -> Budget:
+        """The caps, and what all runs of the cohort have spent before this one."""
+        routes, loaded = self.work.routes, self.project.loaded
+        caps = self.options.caps_over(loaded.settings)
+        ledger = read_ledger(
+            self.project.paths,
+            self.membership,
+            routes.find_price,
+            index=self.index if caps else None,
+            but=self.run_id,
+        )
+        if caps:
+            if self.options.if_locked is IfLocked.SHARE:
+                fix = "leave --if-locked share out, or the cap"
+                raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
+            check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
+        self.progress.earlier_usd = ledger.spent.usd
+        self.progress.cap_usd = caps.usd
+        return Budget(caps, ledger.spent)
+
+    def _count(self, plan: Plan) -> None:
+        progress = self.progress
+        for stage, counts in plan.counts().items():
+            counted = progress.stages[stage]
+            counted.planned = sum(counts.values())
+            counted.done = counts[RowState.DONE]
+            counted.blocked = counts[RowState.BLOCKED]
+            counted.kinds = dict(plan.failed_kinds(stage))
+            progress.resumed += counted.done
+        lanes = self.work.routes.lanes
+        progress.to_call = len(lanes) - lanes.count(NO_LANE)
+
+
+async def salvage(project: Project, store: FilesystemStore, journal: RunJournal, progress: Progress) -> None:
+    """Bring in what dead runs had on disk: paid for, and not to be bought again."""
+    group = project.loaded.settings.group_permissions
+    sweep = await asyncio.to_thread(sweep_staging, project.paths, group_permissions=group)
+    try:
+        for answer, replace in sweep.answers:
+            await store.commit(answer, replace=replace)
+            sweep.committed.append((answer.stage, answer.gen_id))
+        if sweep.errors:
+            raise _not_salvaged(sweep.errors)
+    except BaseException:
+        sweep.release()
+        raise
+    await asyncio.to_thread(sweep.finish, project.paths)
+    progress.salvaged += len(sweep.committed)
+    for name in ("committed", "kept_aside", "dropped"):
+        for stage, gen_id in getattr(sweep, name):
+            journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
+
+
+def _not_salvaged(errors: Sequence[StoreError]) -> StoreError:
+    shown = "\n".join(f"  {error}" for error in errors[:10])
+    more = f"\n  … and {len(errors) - 10} more" if len(errors) > 10 else ""
+    return StoreError(
+        f"answers of an interrupted run lie on the disk and cannot be put in place:\n{shown}{more}\n"
+        "  fix:   mend the disk or the permissions, then run again; nothing was sent, nothing is lost",
+        path=errors[0].path,
+        errno=errors[0].errno,
+    )

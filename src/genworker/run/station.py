@@ -1,0 +1,232 @@
+"""One worker: its store, journal, lanes and runner. It makes what an order says; locks are the driver's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from genworker.core.membership import Membership
+from genworker.core.progress import Progress
+from genworker.core.scheduler import Scheduler
+from genworker.core.stages import Stage
+from genworker.ports import Provider
+from genworker.project.open import Project
+from genworker.project.settings import LoadedSettings
+from genworker.run.planning import Order, salvage
+from genworker.run.requests import CohortWork, find_combos
+from genworker.run.routes import endpoint_specs, retry_policy
+from genworker.run.runner import Runner
+from genworker.store.catalog import TemplateFiles
+from genworker.store.disk import filesystem_warning, free_descriptors
+from genworker.store.filesystem import FilesystemStore
+from genworker.store.journal import Listener, RunJournal
+
+
+class Activity(Protocol):
+    """What goes on in a run at this moment, for whoever draws it."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are out."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing more is begun."""
+
+    def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
+        """(name, seconds left) of lanes that wait."""
+
+    def stopped_lanes(self) -> list[tuple[str, str]]:
+        """(name, reason) of lanes that were stopped."""
+
+
+@dataclass(slots=True)
+class RunInProgress:
+    """A run while it lasts, for whoever draws it."""
+
+    run_id: str
+    cohort_id: str
+    progress: Progress
+    activity: Activity
+    started_s: float
+    clock: Callable[[], float]
+
+
+class Station:
+    """A worker of one cohort.
+
+    Usable as an asynchronous context: within it store and journal are open.
+
+    Args:
+        listeners: hear every event of the journal.
+        answer_tokens: over every configured `max_tokens`.
+        max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
+
+    Attributes:
+        progress: what the worker has done so far.
+        runner: ``None`` until `set_up`.
+    """
+
+    store: FilesystemStore
+    journal: RunJournal
+    scheduler: Scheduler
+
+    def __init__(
+        self,
+        project: Project,
+        membership: Membership,
+        run_id: str,
+        *,
+        listeners: tuple[Listener, ...] = (),
+        answer_tokens: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> None:
+        from genworker import __version__
+
+        self.project = project
+        self.membership = membership
+        self.run_id = run_id
+        self.progress = Progress()
+        self.runner: Runner | None = None
+        self._listeners = listeners
+        self._max_wait_s = max_wait_s
+        self._stack = AsyncExitStack()
+        self.work = CohortWork(
+            project,
+            membership,
+            TemplateFiles(project.paths),
+            find_combos(
+                project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}
+            ),
+            run_id,
+            __version__,
+            answer_tokens=answer_tokens,
+        )
+
+    async def __aenter__(self) -> Station:
+        await self._stack.__aenter__()
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+
+    async def _open(self) -> None:
+        paths, group = self.project.paths, self.project.loaded.settings.group_permissions
+        self.store = await self._stack.enter_async_context(
+            FilesystemStore(paths, self.run_id, group_permissions=group)
+        )
+        self.journal = RunJournal(paths, self.run_id, self._listeners, group_permissions=group)
+        self._stack.callback(self.journal.close)
+        self.journal.record(
+            "run_started",
+            run_id=self.run_id,
+            cohort=self.membership.cohort_id,
+            version=self.work.version,
+            rows=len(self.membership),
+            pid=os.getpid(),
+            command=sys.argv[1:],
+        )
+        await asyncio.sleep(0)  # the journal writes at the end of a turn
+        if (trouble := self.journal.trouble()) is not None:
+            raise trouble
+        warning = filesystem_warning(paths.data_root)
+        if warning is not None:
+            self.journal.record("warning", what=warning)
+
+    async def set_up(self, order: Order) -> Runner:
+        """Make the scheduler and the runner of an order, and open its endpoints.
+
+        Raises:
+            ConfigError: an endpoint cannot be opened.
+        """
+        settings = self.project.loaded.settings
+        parents, lanes = self.membership.parents, self.work.routes.lanes
+        by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
+        scheduler = self.scheduler = Scheduler(
+            stages=bytes(row.stage.order for row in self.membership.rows),
+            parents=parents,
+            lanes=lanes,
+            selected=order.selected,
+            lane_specs=order.specs,
+            endpoints=endpoint_specs(settings, order.endpoints),
+            max_concurrency=min(settings.max_concurrency, free_descriptors()),
+            retry=retry_policy(settings, self._max_wait_s),
+            budget=order.budget,
+        )
+        self.work.siblings = lambda job: scheduler.children(parents[job]) if parents[job] >= 0 else (job,)
+        providers = [by_endpoint[spec.endpoint] for spec in order.specs]
+        for provider in dict.fromkeys(providers):
+            self._stack.push_async_callback(provider.aclose)
+            await provider.open()
+        self.runner = Runner(
+            scheduler=scheduler,
+            membership=self.membership,
+            lanes=lanes,
+            providers=providers,
+            store=self.store,
+            work=self.work,
+            journal=self.journal,
+            progress=self.progress,
+            replace=order.replace,
+            salvage=self._salvage_the_dead,
+        )
+        return self.runner
+
+    async def _salvage_the_dead(self) -> None:
+        """Salvage in mid-run: another worker may have died since, with answers that are not in place."""
+        if self.store.a_run_has_died():
+            await salvage(self.project, self.store, self.journal, self.progress)
+
+
+def make_provider(loaded: LoadedSettings, name: str) -> Provider:
+    """The provider of an endpoint's section.
+
+    Raises:
+        ConfigError: its key is not set, or the embedded model is not installed.
+    """
+    endpoint = loaded.settings.endpoints[name]
+    if endpoint.kind == "openai":
+        from genworker.providers.openai import OpenAIProvider
+
+        assert endpoint.base_url is not None, "checked with the settings"
+        return OpenAIProvider(
+            endpoint.base_url,
+            loaded.api_key(name),
+            headers=endpoint.headers,
+            max_tokens_field=endpoint.max_tokens_field,
+            use_env_proxy=endpoint.use_env_proxy,
+        )
+    if endpoint.kind == "anthropic":
+        from genworker.providers.anthropic import AnthropicProvider
+
+        return AnthropicProvider(
+            endpoint.base_url,
+            loaded.api_key(name),
+            headers=endpoint.headers,
+            use_env_proxy=endpoint.use_env_proxy,
+        )
+    if endpoint.kind == "local":
+        from genworker.providers.local import LocalProvider
+
+        return LocalProvider(
+            endpoint.model_path, slots=endpoint.max_concurrency, context_tokens=endpoint.context_tokens
+        )
+    from genworker.providers.scripted import ScriptedProvider
+
+    return ScriptedProvider(latency_s=endpoint.latency_s)
