@@ -9,10 +9,11 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import Counter, deque
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
+from typing import NamedTuple
 
 from genworker.core.budget import Budget, Charge
 from genworker.core.completion import Completion
@@ -37,7 +38,6 @@ LEAD_S = 2.0
 CACHE_LIFE_S = 270.0
 """A prompt cache forgets what nobody used for five minutes; after this the next call leads again."""
 MANY_PREFIXES = 4096
-_UNTRIED = (0, 0, 0)
 
 
 class JobState(IntEnum):
@@ -62,6 +62,105 @@ class JobState(IntEnum):
 
 
 TERMINAL = frozenset(state for state in JobState if state >= JobState.DONE)
+
+
+class JobEvent(IntEnum):
+    """What happens to a job. `NEXT` says where it leads."""
+
+    RELEASED = 0
+    """Its parent is in the store, or it has none in this run."""
+    STARTED = 1
+    PUT_OFF = 2
+    """It is to be looked at again at a later time; nothing was sent."""
+    TOO_DEAR = 3
+    """Its worst case does not fit the caps at present."""
+    ANSWERED = 4
+    TRIED_IN_VAIN = 5
+    """Its call brought an error, and another try is worth while."""
+    WOKEN = 6
+    """The time that it waited for has come."""
+    AFFORDABLE = 7
+    """Its worst case fits the caps by now, and is reserved."""
+    HANDED_OVER = 8
+    """Another lane, the fallback, has it now."""
+    ABANDONED = 9
+    """Its call was cancelled; another run may make it."""
+    STORED = 10
+    GIVEN_UP = 11
+    """The row itself is at fault, or its answer is not usable, or the disk refused it."""
+    LANE_STOPPED = 12
+    ANCESTOR_FAILED = 13
+
+
+def _table() -> Mapping[JobState, Mapping[JobEvent, JobState]]:
+    s, e = JobState, JobEvent
+    return {
+        s.WAITING: {
+            e.RELEASED: s.READY,
+            e.HANDED_OVER: s.READY,  # its lane was stopped while it waited for its parent
+            e.LANE_STOPPED: s.STOPPED,
+            e.ANCESTOR_FAILED: s.BLOCKED,
+        },
+        s.READY: {
+            e.STARTED: s.RUNNING,
+            e.HANDED_OVER: s.READY,
+            e.LANE_STOPPED: s.STOPPED,
+        },
+        s.RUNNING: {
+            e.PUT_OFF: s.BACKING_OFF,
+            e.TOO_DEAR: s.PARKED,
+            e.ANSWERED: s.COMMITTING,
+            e.TRIED_IN_VAIN: s.BACKING_OFF,
+            e.HANDED_OVER: s.READY,
+            e.ABANDONED: s.READY,
+            e.GIVEN_UP: s.FAILED,
+            e.LANE_STOPPED: s.STOPPED,  # by another call, while this one was out
+        },
+        s.BACKING_OFF: {
+            e.WOKEN: s.READY,
+            e.HANDED_OVER: s.READY,
+            e.LANE_STOPPED: s.STOPPED,
+        },
+        s.COMMITTING: {
+            e.STORED: s.DONE,
+            e.GIVEN_UP: s.FAILED,
+        },
+        s.PARKED: {
+            e.AFFORDABLE: s.READY,
+            e.HANDED_OVER: s.READY,
+            e.LANE_STOPPED: s.STOPPED,
+        },
+        # What has ended, or was never part of the run, is not moved again.
+        s.DONE: {},
+        s.FAILED: {},
+        s.BLOCKED: {},
+        s.STOPPED: {},
+        s.LEFT: {},
+    }
+
+
+NEXT = _table()
+"""The state that an event leads to, by the state that it meets.
+What is not in the table is a bug, and raises."""
+
+
+class Tries(NamedTuple):
+    """Calls of one job that have failed, by what they count against.
+
+    Attributes:
+        transport: outages and timeouts.
+        rate_limit: refusals for load.
+        content: answers that could not be read.
+        lane: failures of a lane that does nothing but fail: they count against no row.
+    """
+
+    transport: int = 0
+    rate_limit: int = 0
+    content: int = 0
+    lane: int = 0
+
+
+UNTRIED = Tries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +333,7 @@ class Scheduler:
         self.blockers: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
         self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, round of its lane)
-        self._tries: dict[int, tuple[int, int, int]] = {}  # job -> failures: transport, rate limit, content
+        self._tries: dict[int, Tries] = {}
         self._reserved: dict[int, Charge] = {}
         self._parked: dict[tuple[int, int], list[tuple[int, Charge]]] = {}  # by lane and stage
         self._left_lanes: dict[int, tuple[int, ...]] = {}  # lanes that refused a job before its present one
@@ -267,7 +366,7 @@ class Scheduler:
             lane.open_jobs = lanes[number]
         for job, parent in enumerate(self._parents):
             if selected[job] and (parent < 0 or not selected[parent]):
-                self._make_ready(job)
+                self._make_ready(job, JobEvent.RELEASED)
 
     # What the caller asks
 
@@ -301,11 +400,7 @@ class Scheduler:
 
     def tries(self, job: int) -> int:
         """Calls of a job that have failed so far."""
-        return sum(self._tries.get(job, _UNTRIED))
-
-    def lane_limit(self, lane: int) -> int:
-        """Calls that a lane may have in flight at present."""
-        return self._lanes[lane].limit.limit
+        return sum(self._tries.get(job, UNTRIED))
 
     def lanes(self) -> Sequence[Lane]:
         """The lanes, to be looked at."""
@@ -396,7 +491,7 @@ class Scheduler:
         tries = self._tries.get(job)
         attempt = 1 if tries is None else sum(tries) + 1
         self._running[job] = (attempt, round_)
-        self.states[job] = JobState.RUNNING
+        self._move(job, JobEvent.STARTED)
         return Start(job, attempt)
 
     def clear(self, job: int, worst: Charge, now_s: float, prefix: str | None = None) -> bool:
@@ -410,9 +505,7 @@ class Scheduler:
             ``False``: the job's slot is free again, and `next_start` will name the job another time.
         """
         if prefix is not None and not self._may_use(job, prefix, now_s):
-            self._put_back(job)
-            self.states[job] = JobState.BACKING_OFF
-            heapq.heappush(self._backing_off, (self._prefixes[prefix][0], job))
+            self._put_off(job, self._prefixes[prefix][0])
             return False
         held = self._reserved.get(job)
         if held == worst:
@@ -424,7 +517,7 @@ class Scheduler:
             return True
         self._leading.pop(job, None)
         self._put_back(job)
-        self.states[job] = JobState.PARKED
+        self._move(job, JobEvent.TOO_DEAR)
         self._parked.setdefault((self._lane_of[job], self._stages[job]), []).append((job, worst))
         return False
 
@@ -462,8 +555,9 @@ class Scheduler:
     def _wake(self, now_s: float) -> None:
         while self._backing_off and self._backing_off[0][0] <= now_s:
             _, job = heapq.heappop(self._backing_off)
+            # A job whose lane was stopped has left; its entry is still in the heap.
             if self.states[job] == JobState.BACKING_OFF:
-                self._make_ready(job, first=True)
+                self._make_ready(job, JobEvent.WOKEN, first=True)
 
     # Money
 
@@ -483,7 +577,7 @@ class Scheduler:
             while waiting and self.budget.reserve(waiting[0][1]):
                 job, worst = waiting.pop(0)
                 self._reserved[job] = worst
-                self._make_ready(job, first=True)
+                self._make_ready(job, JobEvent.AFFORDABLE, first=True)
                 if self.states[job] != JobState.READY:  # its lane was stopped meanwhile
                     self.budget.settle(self._reserved.pop(job), Charge())
             if not waiting:
@@ -531,7 +625,7 @@ class Scheduler:
             if prefix is not None and prefix in self._prefixes:
                 self._prefixes[prefix][0] = min(self._prefixes[prefix][0], now_s)
         self.committing += 1
-        self.states[job] = JobState.COMMITTING
+        self._move(job, JobEvent.ANSWERED)
 
     def committed(self, job: int, failure: str | None = None) -> None:
         """An answer is in the store.
@@ -543,11 +637,11 @@ class Scheduler:
         if failure is not None:
             self._fail(job, failure)
             return
-        self._end(job, JobState.DONE)
+        self._end(job, JobEvent.STORED)
         child = self._first_child[job]
         while child >= 0:
             if self.states[child] == JobState.WAITING:
-                self._make_ready(child)
+                self._make_ready(child, JobEvent.RELEASED)
             child = self._next_child[child]
 
     def lost(self, job: int, reason: str) -> None:
@@ -582,8 +676,9 @@ class Scheduler:
         self, job: int, lane: Lane, round_: int, attempt: int, error: RateLimitedError, now_s: float
     ) -> Retry | GiveUp:
         lane.refused(round_, self._stages[job], now_s, by_rate=error.status != 529)
-        transport, limited, content = self._tries.get(job, _UNTRIED)
-        self._tries[job] = (transport, limited + 1, content)
+        tries = self._tries.get(job, UNTRIED)
+        limited = tries.rate_limit
+        self._tries[job] = tries._replace(rate_limit=limited + 1)
         policy, hint = self._retry, error.retry_after_s
         share = self._share(job, attempt)
         if lane.noise.is_known:
@@ -616,24 +711,28 @@ class Scheduler:
             if hint > policy.max_wait_s:
                 return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
         retryable = not isinstance(error, MalformedAnswerError) or error.retryable
-        transport, limited, content = self._tries.get(job, _UNTRIED)
+        tries = self._tries.get(job, UNTRIED)
         if only_fails and retryable:
             assert lane.opened_s is not None
             if now_s - lane.opened_s >= policy.outage_s and lane.probes >= 3:
                 return self._give_up_lane(job, lane, f"the last {lane.watched} calls failed: {error}")
             # The lane is at fault, not this row: it is not counted against the row's tries.
-            self._tries[job] = (transport, limited + 1, content)
+            self._tries[job] = tries._replace(lane=tries.lane + 1)
             return self._back_off(job, lane.paused_until_s)
         if isinstance(error, MalformedAnswerError):
-            content += 1
+            tries = tries._replace(content=tries.content + 1)
         else:
-            transport += 1
-        self._tries[job] = (transport, limited, content)
-        if not retryable or transport > policy.transport or content > policy.content:
+            tries = tries._replace(transport=tries.transport + 1)
+        self._tries[job] = tries
+        if not retryable or tries.transport > policy.transport or tries.content > policy.content:
             reason = str(error) if attempt == 1 else f"{error} (after {attempt} tries)"
             self._fail(job, reason)
             return GiveUp(reason)
-        pause = hint if hint is not None else policy.pause_s(transport + content, self._share(job, attempt))
+        pause = (
+            hint
+            if hint is not None
+            else policy.pause_s(tries.transport + tries.content, self._share(job, attempt))
+        )
         return self._back_off(job, now_s + pause)
 
     def _after_rejection(
@@ -687,7 +786,7 @@ class Scheduler:
         self._lanes[number].open_jobs -= 1
         self._lanes[target].open_jobs += 1
         self._lane_of[job] = target
-        self._make_ready(job)
+        self._make_ready(job, JobEvent.HANDED_OVER)
         return True
 
     def abandoned(self, job: int) -> None:
@@ -698,7 +797,7 @@ class Scheduler:
         if lane != NO_LANE:
             self._lanes[lane].limit.failed(round_, self._stages[job])
             self._leave(lane)
-        self.states[job] = JobState.READY
+        self._move(job, JobEvent.ABANDONED)
 
     def failed_before_call(self, job: int, reason: str) -> None:
         """A job cannot even be asked for: its prompt cannot be made."""
@@ -707,9 +806,7 @@ class Scheduler:
 
     def taken_elsewhere(self, job: int, until_s: float) -> None:
         """Another worker has this generation in hand: look again at `until_s`."""
-        self._put_back(job)
-        self.states[job] = JobState.BACKING_OFF
-        heapq.heappush(self._backing_off, (until_s, job))
+        self._put_off(job, until_s)
 
     def drain(self) -> None:
         """Begin nothing more; what is in flight may still arrive."""
@@ -717,22 +814,43 @@ class Scheduler:
 
     # State changes
 
+    def _move(self, job: int, event: JobEvent) -> JobState:
+        """The one place that changes a job's state; returns the new one.
+
+        Raises:
+            AssertionError: the table has no such cell. It is a bug: a job that is moved in silence where it
+                does not belong is called twice or never.
+        """
+        before = JobState(self.states[job])
+        after = NEXT[before].get(event)
+        if after is None:
+            raise AssertionError(f"job {job} is {before.name}; the event {event.name} cannot happen to it")
+        self.states[job] = after
+        return after
+
+    def _put_off(self, job: int, until_s: float) -> None:
+        """Undo a start; the job is named again from `until_s` on."""
+        self._put_back(job)
+        self._move(job, JobEvent.PUT_OFF)
+        heapq.heappush(self._backing_off, (until_s, job))
+
     def _leave(self, lane: int) -> None:
         if lane != NO_LANE:
             self.in_flight -= 1
             self._endpoints[self._lanes[lane].spec.endpoint].in_flight -= 1
 
-    def _make_ready(self, job: int, *, first: bool = False) -> None:
+    def _make_ready(self, job: int, event: JobEvent, *, first: bool = False) -> None:
+        """Put a job into its lane's queue; a lane that was stopped hands it on, or ends it."""
         number = self._lane_of[job]
-        self.states[job] = JobState.READY
+        if number != NO_LANE and (reason := self._lanes[number].stopped) is not None:
+            if not self._hand_over(job):
+                self._stop(job, reason)
+            return
+        self._move(job, event)
         if number == NO_LANE:
             self._free.append(job)
             return
         lane = self._lanes[number]
-        if lane.stopped is not None:
-            if not self._hand_over(job):
-                self._stop(job, lane.stopped)
-            return
         queue = lane.reserved if job in self._reserved else lane.queues[self._stages[job]]
         if first:
             queue.appendleft(job)
@@ -748,7 +866,7 @@ class Scheduler:
                 return Retry(at_s, self._lanes[self._lane_of[job]].spec.name)
             self._stop(job, lane.stopped)
             return GiveUp(lane.stopped, failed=False)
-        self.states[job] = JobState.BACKING_OFF
+        self._move(job, JobEvent.TRIED_IN_VAIN)
         heapq.heappush(self._backing_off, (at_s, job))
         return Retry(at_s)
 
@@ -776,12 +894,12 @@ class Scheduler:
 
     def _stop(self, job: int, reason: str) -> None:
         self.reasons[job] = f"not called: {self._lanes[self._lane_of[job]].spec.name} was stopped: {reason}"
-        self._end(job, JobState.STOPPED)
+        self._end(job, JobEvent.LANE_STOPPED)
         self._block_descendants(job)
 
     def _fail(self, job: int, reason: str) -> None:
         self.reasons[job] = reason
-        self._end(job, JobState.FAILED)
+        self._end(job, JobEvent.GIVEN_UP)
         self._block_descendants(job)
 
     def _block_descendants(self, ancestor: int) -> None:
@@ -790,11 +908,11 @@ class Scheduler:
             job = open_jobs.pop()
             if self.states[job] == JobState.WAITING:
                 self.blockers[job] = ancestor
-                self._end(job, JobState.BLOCKED)
+                self._end(job, JobEvent.ANCESTOR_FAILED)
                 open_jobs.extend(self.children(job))
 
-    def _end(self, job: int, state: JobState) -> None:
-        self.states[job] = state
+    def _end(self, job: int, event: JobEvent) -> None:
+        self._move(job, event)
         self._tries.pop(job, None)
         self._left_lanes.pop(job, None)
         self._ended.append(job)
