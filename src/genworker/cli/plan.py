@@ -27,7 +27,7 @@ from genworker.cli.options import (
 from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import table
 from genworker.cli.words import blocked_lines, cost_text, dollars
-from genworker.core.stages import STAGES, Stage
+from genworker.core.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +84,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         project,
         membership,
         TemplateFiles(project.paths),
-        find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}),
+        find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage.is_root}),
         "",
         "",
         answer_tokens=options.answer_tokens,

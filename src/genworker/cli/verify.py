@@ -60,7 +60,6 @@ def verify(
 def make_check(project: Project, cohort: str | None) -> Check:
     """A check of one cohort, or of the whole store."""
     from genworker.core.membership import Membership, MembershipRow
-    from genworker.core.stages import Stage
     from genworker.errors import FaultyInputError, GenworkerError
     from genworker.project.open import open_membership
     from genworker.run.requests import CohortWork, find_combos
@@ -82,7 +81,7 @@ def make_check(project: Project, cohort: str | None) -> Check:
     def render(membership: Membership, index: int, parent_text: str | None) -> str | None:
         work = works.get(id(membership))
         if work is None:
-            wanted = {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}
+            wanted = {row.combo_id for row in membership.rows if row.stage.is_root}
             combos = find_combos(project.catalog, wanted)
             work = works[id(membership)] = CohortWork(project, membership, templates, combos, "", "")
         try:

@@ -102,9 +102,9 @@ class Membership:
         if row.task_id is not None:
             return row.task_id
         model = row.llm_model_id or ""
-        if row.stage is Stage.DRAFT:
+        if row.stage.is_root:
             return draft_task_id(row.combo_id, row.template_id, model)
-        if row.stage is Stage.EVALUATION:
+        if not row.stage.inherits_model:
             return evaluation_task_id(row.parent_gen_id or "", row.template_id, model)
         parent = self.parents[index]
         if parent >= 0:
@@ -303,7 +303,7 @@ class _Reader:
         self.rows.append(row)
         self.lines.append(line)
         self.parents.append(_UNLINKED)
-        if len(self.faults) == before and (row.llm_model_id is not None or stage is Stage.ESSAY):
+        if len(self.faults) == before and (row.llm_model_id is not None or stage.inherits_model):
             parents = self.index[stage.parent] if stage.parent is not None else {"": -1}
             self.kinds[stage_name, cohort, template, model] = _Kind(
                 stage, row.cohort_id, template, row.llm_model_id, siblings, parents
@@ -327,9 +327,9 @@ class _Reader:
                 f"gen_id {row.gen_id[:60]!r} {reason}",
                 "a gen_id names a directory: use letters, digits, '-' and '_'",
             )
-        if row.stage is Stage.DRAFT and row.parent_gen_id is not None:
+        if row.stage.is_root and row.parent_gen_id is not None:
             self.fault(line, "parent_gen_id", "a draft has no parent", "leave the cell empty")
-        elif row.stage is not Stage.DRAFT and row.parent_gen_id is None:
+        elif not row.stage.is_root and row.parent_gen_id is None:
             parent_stage = row.stage.parent
             assert parent_stage is not None
             self.fault(
@@ -393,7 +393,7 @@ class _Reader:
                     self.parents[number] = index
                     above = self.rows[index]
                     row = row._replace(parent_gen_id=above.gen_id)  # one string for parent and child
-                    if row.llm_model_id is None and row.stage is Stage.ESSAY:
+                    if row.llm_model_id is None and row.stage.inherits_model:
                         row = row._replace(llm_model_id=above.llm_model_id)
                     self.rows[number] = row
                 else:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
-from genworker.core.stages import Stage
+from genworker.core.stages import STAGES, Stage
 from genworker.errors import ParseFailedError
 
 Parser = Callable[[str], str]
@@ -309,10 +309,18 @@ def _regex_parser(pattern: str) -> Parser:
 
 # --- names ---
 
+_TEXT_PARSERS: dict[str, Parser] = {
+    "identity": _identity,
+    "essay_block": _essay_block,
+    "essay_idea_last": _essay_idea_last,
+}
+_SCORE_PARSERS: dict[str, Parser] = {
+    "identity": _score_identity,
+    "in_last_line": _in_last_line,
+    "complex": _complex,
+}
 _BUILT_IN: dict[Stage, dict[str, Parser]] = {
-    Stage.DRAFT: {"identity": _identity, "essay_block": _essay_block, "essay_idea_last": _essay_idea_last},
-    Stage.ESSAY: {"identity": _identity, "essay_block": _essay_block, "essay_idea_last": _essay_idea_last},
-    Stage.EVALUATION: {"identity": _score_identity, "in_last_line": _in_last_line, "complex": _complex},
+    stage: _SCORE_PARSERS if stage.is_scored else _TEXT_PARSERS for stage in STAGES
 }
 _registered: dict[Stage, dict[str, Parser]] = {stage: {} for stage in Stage}
 
@@ -331,14 +339,14 @@ def get_parser(stage: Stage, name: str | None) -> Parser:
     Raises:
         LookupError: there is none of that name, with the names that there are; or the pattern is no good.
     """
-    if stage is Stage.EVALUATION:
+    if stage.is_scored:
         if name and name.startswith(_REGEX_PREFIX):
             return _regex_parser(name.removeprefix(_REGEX_PREFIX))
     elif not name:
         name = "identity"
     parser = _BUILT_IN[stage].get(name or "") or _registered[stage].get(name or "")
     if parser is None:
-        known = ", ".join(parser_names(stage)) + (", regex:<pattern>" if stage is Stage.EVALUATION else "")
+        known = ", ".join(parser_names(stage)) + (", regex:<pattern>" if stage.is_scored else "")
         what = f"is called {_excerpt(name)}" if name else "is named, but one must be"
         raise LookupError(f"no {stage.value} parser {what}; known: {known}")
     return parser

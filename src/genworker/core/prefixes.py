@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from genworker.core.prompts import PromptTemplate, child_values, draft_values
-from genworker.core.stages import Stage
 from genworker.errors import TemplateError
 
 LEAST_TOKENS = 1024
@@ -33,9 +32,8 @@ class Frame:
 
 def frame(template: PromptTemplate) -> Frame | None:
     """Find it by rendering a mark; ``None`` where the template does not show it as it is."""
-    values = child_values(template.stage, _MARK)
-    if template.stage is Stage.DRAFT:
-        values = draft_values([(_MARK, _MARK)])
+    is_root = template.stage.is_root
+    values = draft_values([(_MARK, _MARK)]) if is_root else child_values(template.stage, _MARK)
     try:
         parts = template.render(values).split(_MARK)
     except TemplateError:

@@ -24,13 +24,6 @@ MAX_RANGE_TOTAL = 100_000
 TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
 """Stands for a parent's text when a template is tried before anything is paid for."""
 
-VARIABLES: Mapping[Stage, frozenset[str]] = {
-    Stage.DRAFT: frozenset({"concepts"}),
-    Stage.ESSAY: frozenset({"draft_block", "links_block"}),
-    Stage.EVALUATION: frozenset({"response"}),
-}
-"""What the templates of each stage are given."""
-
 
 class _Sandbox(ImmutableSandboxedEnvironment):
     """No attribute of Python reachable, no value changed, no huge string from a small expression."""
@@ -73,7 +66,7 @@ class PromptTemplate:
 
     Args:
         source: the template's text.
-        stage: decides which names it may use (see `VARIABLES`).
+        stage: decides which names it may use (see `Stage.variables`).
 
     Raises:
         TemplateError: the text is not a valid template, or uses a name that the stage does not have.
@@ -97,7 +90,7 @@ class PromptTemplate:
         """Find undefined names without rendering: a branch that is rarely taken is checked as well."""
         from jinja2.meta import find_undeclared_variables
 
-        allowed = VARIABLES[stage] | set(_ENVIRONMENT.globals)
+        allowed = {*stage.variables, *_ENVIRONMENT.globals}
         tested = {
             node.node.name
             for node in tree.find_all(nodes.Test)
@@ -105,7 +98,7 @@ class PromptTemplate:
         }
         for name in sorted(find_undeclared_variables(tree) - allowed - tested):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), None)
-            offered = ", ".join(sorted(VARIABLES[stage]))
+            offered = ", ".join(sorted(stage.variables))
             raise TemplateError(
                 f"the template uses the undefined name '{name}'; a template of stage {stage.value} "
                 f"is given: {offered}",
@@ -144,7 +137,5 @@ def draft_values(concepts: Sequence[tuple[str, str]]) -> dict[str, object]:
 
 
 def child_values(stage: Stage, parent_text: str) -> dict[str, object]:
-    """Values of an essay's or an evaluation's template, from its parent's parsed text."""
-    if stage is Stage.ESSAY:
-        return {"draft_block": parent_text, "links_block": parent_text}
-    return {"response": parent_text}
+    """Values of the template of a stage that has a parent: each name stands for the parent's parsed text."""
+    return dict.fromkeys(stage.variables, parent_text)

@@ -103,8 +103,8 @@ class _Look:
         parent = None
         if parent_stage is not None and row.parent_gen_id is not None:
             parent = self._parent(parent_stage, row.parent_gen_id)
-        if row.stage is Stage.EVALUATION:
-            # Most rows are evaluations, and most are fresh: their text says so before it is parsed.
+        if row.stage.child is None:
+            # Most rows are of the last stage, and most are fresh: their text says so before it is parsed.
             content = self._read(row.stage, row.gen_id)
             if _says(content, "template_sha256", now) and _says(
                 content, "parent_sha256", None if parent is None else parent.parsed_sha256
@@ -114,7 +114,7 @@ class _Look:
         else:
             made = self._parent(row.stage, row.gen_id)
         prompt = None
-        if row.stage is Stage.DRAFT and now is not None and made.prompt_sha256 is not None:
+        if row.stage.is_root and now is not None and made.prompt_sha256 is not None:
             prompt = self._prompt(row.combo_id, row.template_id)
         return stale_reason(
             made, template_sha256=now, first_sha256=first, prompt_sha256=prompt, parent=parent
@@ -157,7 +157,7 @@ class _Look:
         if combo is None or any(name not in catalog.concepts for name in combo.concept_ids):
             return None
         try:
-            template = self._templates.get(Stage.DRAFT, template_id)
+            template = self._templates.get(STAGES[0], template_id)
             prompt = template.render(draft_values(catalog.draft_concepts(combo)))
         except (CatalogError, TemplateError):
             return None

@@ -121,6 +121,10 @@ class _Facts(NamedTuple):
     parent: str | None
 
 
+_NOBODY: tuple[str | None, _Facts] = (None, _Facts(None, None, None))
+"""In the place of an ancestor that is not known."""
+
+
 def generation_rows(source: RowSource, cohort_id: str, stage: Stage | None = None) -> Iterator[GenerationRow]:
     """The rows of a cohort, in the membership's order.
 
@@ -156,7 +160,7 @@ class _Exporter:
             (
                 (row.stage.value, row.gen_id, row.template_id, row.llm_model_id, row.parent_gen_id)
                 for row in self.source.rows(cohort_id)
-                if row.stage is not Stage.EVALUATION
+                if row.stage.child is not None
             ),
         )
         self.database.execute("COMMIT")
@@ -165,16 +169,20 @@ class _Exporter:
     def row(self, row: MembershipRow) -> GenerationRow:
         generation, state, error = self._read(row)
         metadata: Mapping[str, Any] = {} if generation is None else generation.metadata
-        draft_id, essay_id, draft, essay = self._lineage(row)
-        model = row.llm_model_id or (draft.model if row.stage is Stage.ESSAY and draft else None)
-        evaluation = row.stage is Stage.EVALUATION
+        lineage = self._lineage(row)
+        draft_id, draft = lineage.get(Stage.DRAFT, _NOBODY)
+        essay_id, essay = lineage.get(Stage.ESSAY, _NOBODY)
+        model = row.llm_model_id
+        if model is None and row.stage.inherits_model and row.stage.parent is not None:
+            model = lineage.get(row.stage.parent, _NOBODY)[1].model
+        evaluation = row.stage.is_scored
         score = None
         if evaluation and state == "done" and generation is not None:
             score = read_score(generation.parsed_text or "")
             if score is None:
                 shown = visible(generation.parsed_text or "", limit=60, one_line=True)
                 state, error = "unparseable", f"parsed.txt is no score from 0 to 10: {shown!r}"
-        generation_model = (essay.model if essay else None) or (draft.model if draft else None)
+        generation_model = essay.model or draft.model
         usage = metadata.get("usage")
         usage = usage if isinstance(usage, Mapping) else {}
         cost = cost_of(metadata)
@@ -191,8 +199,8 @@ class _Exporter:
             error=None if error is None else visible(error, limit=300, one_line=True),
             draft_gen_id=draft_id,
             essay_gen_id=essay_id,
-            draft_template=draft.template if draft else None,
-            generation_template=essay.template if essay else None,
+            draft_template=draft.template,
+            generation_template=essay.template,
             generation_model=generation_model,
             evaluation_template=row.template_id if evaluation else None,
             evaluation_llm_model=model if evaluation else None,
@@ -214,15 +222,17 @@ class _Exporter:
             mode=_text(metadata.get("mode")),
         )
 
-    def _lineage(self, row: MembershipRow) -> tuple[str | None, str | None, _Facts | None, _Facts | None]:
-        """(draft's id, essay's id, the draft's facts, the essay's facts), as far as the stage has them."""
-        own = _Facts(row.template_id, row.llm_model_id, row.parent_gen_id)
-        if row.stage is Stage.DRAFT:
-            return row.gen_id, None, own, None
-        essay_id = row.gen_id if row.stage is Stage.ESSAY else row.parent_gen_id
-        essay = own if row.stage is Stage.ESSAY else self.facts(Stage.ESSAY, essay_id or "")
-        draft = self.facts(Stage.DRAFT, essay.parent) if essay.parent else None
-        return essay.parent, essay_id, draft, essay
+    def _lineage(self, row: MembershipRow) -> dict[Stage, tuple[str | None, _Facts]]:
+        """The id and the facts of the row itself and of each of its ancestors that is known, by stage."""
+        facts = _Facts(row.template_id, row.llm_model_id, row.parent_gen_id)
+        found: dict[Stage, tuple[str | None, _Facts]] = {row.stage: (row.gen_id, facts)}
+        stage = row.stage.parent
+        while stage is not None and facts.parent:
+            name = facts.parent
+            facts = self.facts(stage, name)
+            found[stage] = (name, facts)
+            stage = stage.parent
+        return found
 
     def _facts(self, stage: Stage, gen_id: str) -> _Facts:
         """An ancestor's facts: from the cohort, else from the store."""

@@ -243,9 +243,7 @@ class Lineages:
         self._source = source
         self._scores = scores
         self._rows: dict[tuple[Stage, str], MembershipRow] = {
-            (row.stage, row.gen_id): row
-            for row in scores.plan.membership.rows
-            if row.stage is not Stage.EVALUATION
+            (row.stage, row.gen_id): row for row in scores.plan.membership.rows if not row.stage.is_scored
         }
         self._reasons = {(row.stage, row.gen_id): reason for row, reason in scores.troubles}
 
@@ -284,9 +282,9 @@ class Lineages:
     def _answers(self, evaluations: Iterable[Evaluation], essay_text: str | None) -> Iterator[GenerationView]:
         for evaluation in evaluations:
             row, score = evaluation.row, evaluation.score
-            generation = self._read(Stage.EVALUATION, row.gen_id)
+            generation = self._read(row.stage, row.gen_id)
             yield self._generation_view(
-                Stage.EVALUATION,
+                row.stage,
                 row.gen_id,
                 row,
                 generation,
@@ -320,7 +318,7 @@ class Lineages:
         template = row.template_id if row else str(metadata.get("template_id") or "")
         model = (row.llm_model_id if row else None) or (generation.model_id if generation else None) or ""
         replicate = row.replicate if row else metadata.get("replicate")
-        look = stage is not Stage.EVALUATION
+        look = not stage.is_scored
         raw = generation.raw_text if generation else ""
         parsed = generation.parsed_text if generation else None
         prompt = generation.prompt_text if generation else None

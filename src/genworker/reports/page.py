@@ -20,7 +20,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from genworker.core.membership import MembershipRow
-from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.reports.failures import failure_groups
 from genworker.reports.files import open_whole, replaced_directory
@@ -357,7 +356,7 @@ class _Report:
         return None if number is None else self._href(self.essays[number - 1].essay.gen_id, "pages/")
 
     def _row_href(self, row: MembershipRow) -> str | None:
-        essay = row.parent_gen_id if row.stage is Stage.EVALUATION else row.gen_id
+        essay = row.parent_gen_id if row.stage.is_scored else row.gen_id
         return self._href(essay or "", "pages/")
 
     def _summary(self, spending: Sequence[Spending]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from genworker.core.membership import MembershipRow
-from genworker.core.stages import STAGES, Stage
+from genworker.core.stages import SCORED_STAGE, STAGES, Stage
 from genworker.errors import StoreError
 from genworker.reports.differences import Version, compare
 from genworker.reports.lineage import EssayScores
@@ -65,7 +65,7 @@ def _replicate_groups(scores: Scores, essays: Sequence[EssayScores]) -> list[_Gr
     groups = [
         _Group(
             f"{axis.template} by {axis.model}",
-            Stage.EVALUATION,
+            SCORED_STAGE,
             essay.number,
             tuple((f"r{e.row.replicate}", e.row.gen_id, e.score) for e in evaluations),
         )
@@ -81,7 +81,7 @@ def _replicate_groups(scores: Scores, essays: Sequence[EssayScores]) -> list[_Gr
     means |= {draft: mean(values) for draft, values in draft_scores.items()}
     siblings: dict[tuple[str, ...], list[MembershipRow]] = {}
     for row in scores.plan.membership.rows:
-        if row.stage is not Stage.EVALUATION:
+        if not row.stage.is_scored:
             key = (row.stage, row.combo_id, row.parent_gen_id or "", row.template_id, row.llm_model_id or "")
             siblings.setdefault(key, []).append(row)
     groups += [
@@ -110,7 +110,7 @@ def _replicate_view(group: _Group, source: Source) -> ReplicateView | None:
     if len(texts) < 2:
         return None
     values = tuple(
-        (label, "–" if score is None else f"{score:g}" if group.stage is Stage.EVALUATION else f"{score:.2f}")
+        (label, "–" if score is None else f"{score:g}" if group.stage.is_scored else f"{score:.2f}")
         for label, _, score in group.members
     )
     return ReplicateView(group.title, group.stage, group.number, values, group.spread, tuple(compare(texts)))

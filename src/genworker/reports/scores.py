@@ -245,12 +245,12 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
     plan = source.plan(membership)
     reader = _Reader(source, plan)
     evaluations = [
-        reader.evaluation(index) for index, row in enumerate(membership.rows) if row.stage is Stage.EVALUATION
+        reader.evaluation(index) for index, row in enumerate(membership.rows) if row.stage.is_scored
     ]
     troubles = [
         Trouble(row, reader.reason(index)[1])
         for index, row in enumerate(membership.rows)
-        if row.stage is not Stage.EVALUATION and plan.states[index] != RowState.DONE
+        if not row.stage.is_scored and plan.states[index] != RowState.DONE
     ]
     names = tuple(membership.cohort_id for membership in memberships)
     return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles)
@@ -262,9 +262,7 @@ class _Reader:
         self.plan = plan
         self.rows = plan.membership.rows
         self.places: dict[tuple[Stage, str], int] = {
-            (row.stage, row.gen_id): index
-            for index, row in enumerate(self.rows)
-            if row.stage is not Stage.EVALUATION
+            (row.stage, row.gen_id): index for index, row in enumerate(self.rows) if not row.stage.is_scored
         }
         self.essays: dict[tuple[str, str], Essay] = {}
         self.axes: dict[tuple[str, str], Axis] = {}
@@ -279,7 +277,7 @@ class _Reader:
             return Evaluation(row, axis, essay, *self._score(row.gen_id))
         outcome, error = self.reason(index)
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
-        path = f"{self.stage_dirs[Stage.EVALUATION]}/{row.gen_id}/{RAW_FILE}" if held else None
+        path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
         return Evaluation(row, axis, essay, outcome, None, error, path)
 
     def _score(self, gen_id: str) -> tuple[Outcome, float | None, str | None, str | None]:

@@ -20,8 +20,6 @@ from genworker.run.routes import Route, longest_answer
 
 SAMPLE = 200
 """Answers of one stage and model that are looked at; prompts that are rendered where there are none."""
-ANSWER_GUESS = {Stage.DRAFT: 800, Stage.ESSAY: 1500, Stage.EVALUATION: 500}
-"""Tokens of an answer where nothing is known, at most the `max_tokens` that is sent."""
 LATENCY_GUESS_S = 10.0
 
 
@@ -194,7 +192,9 @@ def _fill(
         return
     alike = [found for (stage, _), found in own.items() if stage is group.stage]
     most = longest_answer(work.sampling(group.stage, group.model_id, group.route.endpoint, "x"))
-    guess = sum(found.output_tokens for found in alike) / len(alike) if alike else ANSWER_GUESS[group.stage]
+    guess = (
+        sum(found.output_tokens for found in alike) / len(alike) if alike else group.stage.usual_answer_tokens
+    )
     group.output_tokens = min(guess, most) if most is not None else guess
     if alike:
         group.latency_s = sum(found.latency_s for found in alike) / len(alike)
@@ -249,7 +249,7 @@ def _parent_characters(
         return sum(sizes) // len(sizes)
     tokens = [found.output_tokens for (made, _), found in own.items() if made is parent_stage]
     tokens += [group.output_tokens for (made, _), group in groups.items() if made is parent_stage]
-    return round(4 * (sum(tokens) / len(tokens) if tokens else ANSWER_GUESS[parent_stage]))
+    return round(4 * (sum(tokens) / len(tokens) if tokens else parent_stage.usual_answer_tokens))
 
 
 def _time(work: CohortWork, result: Estimate, limits: Mapping[str, Mapping[str, float]]) -> None:

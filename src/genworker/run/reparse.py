@@ -151,10 +151,11 @@ class _Parsing:
         self.stages = stages
         self.reader = StoreReader(project.paths)
         self.result = ReparseResult()
-        self.children: dict[str, int] = {}
+        self.children: dict[tuple[Stage | None, str], int] = {}
         for row in membership.rows:
             if row.parent_gen_id is not None and self.reader.holds(row.stage, row.gen_id):
-                self.children[row.parent_gen_id] = self.children.get(row.parent_gen_id, 0) + 1
+                key = (row.stage, row.parent_gen_id)
+                self.children[key] = self.children.get(key, 0) + 1
 
     def answers(self) -> Iterator[tuple[Answer, Reparsed]]:
         """Those that say something else now; counts the others."""
@@ -176,7 +177,7 @@ class _Parsing:
             change = _compare(row, held, finish(answer))
             if change is None:
                 continue
-            children = self.children.get(row.gen_id, 0) if row.stage is not Stage.EVALUATION else 0
+            children = self.children.get((row.stage.child, row.gen_id), 0)
             if children and held.is_done and self.stages is None:
                 result.kept += 1
                 continue

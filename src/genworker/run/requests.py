@@ -69,7 +69,7 @@ class CohortWork:
         """See `genworker.ports.Work.prompt`."""
         row = self.membership.rows[job]
         template = self.templates.get(row.stage, row.template_id)
-        if row.stage is not Stage.DRAFT:
+        if not row.stage.is_root:
             if len(self._parents) >= PARENTS_NOTED:
                 del self._parents[next(iter(self._parents))]
             text = parent_text or ""
@@ -143,7 +143,7 @@ class CohortWork:
             model=route.model,
             same_template=same_template,
             same_text=sum(1 for other in frames if other is not None and other.head == shape.head),
-            same_prompt=same_template if row.stage is Stage.DRAFT else same_prompt,
+            same_prompt=same_template if row.stage.is_root else same_prompt,
         )
 
     def _frame(self, stage: Stage, template_id: str) -> Frame | None:
@@ -179,11 +179,11 @@ class CohortWork:
 
     def _task_id(self, job: int) -> str:
         row = self.membership.rows[job]
-        outside = row.stage is Stage.ESSAY and row.task_id is None and self.membership.parents[job] < 0
-        if not outside:
+        above = row.stage.parent if row.stage.inherits_model else None
+        if above is None or row.task_id is not None or self.membership.parents[job] >= 0:
             return self.membership.task_id(job)
         try:
-            parent = read_generation(self.project.paths.gens_root, Stage.DRAFT, row.parent_gen_id or "")
+            parent = read_generation(self.project.paths.gens_root, above, row.parent_gen_id or "")
         except (StoreError, ValueError):
             return self.membership.task_id(job)
         return self.membership.task_id(job, str(parent.metadata.get("task_id") or "") or None)
@@ -202,7 +202,7 @@ class CohortWork:
 
 def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
     """What a prompt's beginning depends on, beside its parent: drafts of one combo are asked alike."""
-    return row.stage, row.template_id, row.combo_id if row.stage is Stage.DRAFT else ""
+    return row.stage, row.template_id, row.combo_id if row.stage.is_root else ""
 
 
 def find_combos(catalog: Catalog, wanted: Iterable[str]) -> dict[str, Combo]:
@@ -235,11 +235,11 @@ def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
             continue
         templates.setdefault((row.stage, row.template_id), job)
         models.setdefault(row.llm_model_id or "", job)
-        if row.stage is Stage.DRAFT:
+        if row.stage.is_root:
             combos.setdefault(row.combo_id, job)
     known_combos = _check_combos(work, combos, faults)
     for (stage, template_id), job in templates.items():
-        if stage is Stage.DRAFT and work.membership.rows[job].combo_id not in known_combos:
+        if stage.is_root and work.membership.rows[job].combo_id not in known_combos:
             continue
         try:
             work.prompt(job, TRIAL_TEXT)

@@ -14,7 +14,6 @@ from typing import Protocol
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress
 from genworker.core.scheduler import Scheduler
-from genworker.core.stages import Stage
 from genworker.ports import Provider
 from genworker.project.open import Project
 from genworker.project.settings import LoadedSettings
@@ -101,9 +100,7 @@ class Station:
             project,
             membership,
             TemplateFiles(project.paths),
-            find_combos(
-                project.catalog, {row.combo_id for row in membership.rows if row.stage is Stage.DRAFT}
-            ),
+            find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage.is_root}),
             run_id,
             __version__,
             answer_tokens=answer_tokens,

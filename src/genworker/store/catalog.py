@@ -131,7 +131,7 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
         kind: Literal["llm", "copy"] = "copy" if generator == "copy" else "llm"
         if generator not in ("llm", "copy"):
             table.fault(line, "generator", f"unknown generator {generator!r}", "use llm or copy")
-        elif generator == "copy" and stage is Stage.DRAFT:
+        elif generator == "copy" and stage.is_root:
             table.fault(line, "generator", "a draft has no parent to copy", "use llm")
         try:
             get_parser(stage, parser)

@@ -11,7 +11,7 @@ import orjson
 from genworker.core.generation import Generation
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
-from genworker.core.stages import Stage
+from genworker.core.stages import SCORED_STAGE, Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
@@ -97,7 +97,7 @@ class StoreReader:
         Raises:
             StoreError: there is no such file, or it cannot be read.
         """
-        directory = f"{self._directories[Stage.EVALUATION]}/{gen_id}"
+        directory = f"{self._directories[SCORED_STAGE]}/{gen_id}"
         path, response = f"{directory}/{PARSED_FILE}", f"{directory}/{RAW_FILE}"
         try:
             # Without O_NONBLOCK a pipe with this name would wait for a writer for ever.
