@@ -169,7 +169,8 @@ def write_project(root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_f
         + "".join(f"{COMBO},v1,{name},paragraph,2,2026-01-01\n" for name in CONCEPTS),
         "../../config/genworker.toml": 'default_endpoint = "bench"\n'
         f"max_concurrency = {in_flight}\n"
-        f'[endpoints.bench]\nkind = "openai"\nbase_url = "{url}"\nmax_concurrency = {in_flight}\n',
+        f'[endpoints.bench]\nkind = "openai"\nbase_url = "{url}"\nmax_concurrency = {in_flight}\n'
+        "seed = true\n",  # the server tells replicates apart by it
     }
     for name, text in files.items():
         path = (raw / name).resolve()

@@ -22,6 +22,7 @@ kind = "openai"
 base_url = "{url}"
 max_concurrency = 64
 max_tokens = 120
+seed = true
 timeout_s = 2
 {price}
 [retries]

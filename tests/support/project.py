@@ -195,7 +195,9 @@ class Project:
         write(self.config, text)
 
     def use_server(self, url: str, kind: str = "openai", extra: str = "") -> None:
-        """Send every model to a local server."""
+        """Send every model to a local server, with seeds: it tells replicates apart by them alone."""
+        if kind == "openai" and "seed" not in extra:
+            extra = f"seed = true\n{extra}"
         self.configure(
             f'default_endpoint = "test"\n[endpoints.test]\nkind = "{kind}"\nbase_url = "{url}"\n{extra}\n'
             "[retries]\nbase_s = 0.05\ncap_s = 0.2\n"

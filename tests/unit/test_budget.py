@@ -79,7 +79,7 @@ def test_a_cap_is_named(caps: Caps, name: str) -> None:
 
 
 def route(price: Price | None) -> Route:
-    return Route("test", "m", "vendor/m", price)
+    return Route("test", "openai", "m", "vendor/m", price)
 
 
 def request(**sampling: object) -> CompletionRequest:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from genworker.project.settings import EndpointSettings, ModelSettings, Settings, load_settings
+from genworker.project.endpoints import KINDS
+from genworker.project.settings import ModelSettings, Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config" / "genworker.toml"
@@ -24,7 +25,7 @@ def keys(model: type[BaseModel]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("section", [Settings, EndpointSettings, ModelSettings])
+@pytest.mark.parametrize("section", [Settings, ModelSettings, *(kind.settings for kind in KINDS.values())])
 def test_the_shipped_configuration_has_every_key(section: type[BaseModel]) -> None:
     text = CONFIG.read_text(encoding="utf-8")
     missing = {key for key in keys(section) if f"{key} =" not in text and f"[{key}" not in text}

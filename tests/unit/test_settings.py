@@ -92,8 +92,16 @@ def test_the_more_specific_section_decides() -> None:
     assert (other.temperature, other.max_tokens) == (0.1, 50)
 
 
+def test_a_seed_is_sent_only_where_it_is_asked_for_or_known_to_be_taken() -> None:
+    assert load().sampling(Stage.DRAFT, "x", "router", "g").seed is None
+    known = GOOD.replace("router.example", "openrouter.ai")
+    assert load(known).sampling(Stage.DRAFT, "x", "router", "g").seed is not None
+    fake = 'default_endpoint = "f"\n[endpoints.f]\nkind = "scripted"\n'
+    assert load(fake).sampling(Stage.DRAFT, "x", "f", "g").seed is not None
+
+
 def test_the_seed_is_the_generations_own_unless_configured() -> None:
-    loaded = load()
+    loaded = load(GOOD.replace("temperature = 0.9", "temperature = 0.9\nseed = true"))
     assert loaded.sampling(Stage.DRAFT, "x", "router", "g1").seed is not None
     assert loaded.sampling(Stage.DRAFT, "x", "router", "g1") == loaded.sampling(
         Stage.DRAFT, "x", "router", "g1"
@@ -142,7 +150,7 @@ def test_a_missing_key_is_named_with_its_place() -> None:
             GOOD.replace("temperature = 0.0", "temprature = 0.0"),
             ["[models.m-1.stages.evaluation]", "temperature"],
         ),
-        (GOOD.replace('kind = "openai"', 'kind = "gemini"'), ["kind:", "'openai', 'anthropic'"]),
+        (GOOD.replace('kind = "openai"', 'kind = "gemini"'), ["kind: 'gemini'", "'openai', 'anthropic'"]),
         (GOOD.replace('kind = "openai"\n', ""), ["the key 'kind' is missing", "[endpoints.router]"]),
         (GOOD.replace("max_concurrency = 7", "max_concurrency = 0"), ["greater than or equal to 1"]),
         (GOOD.replace("https://", "http://"), ["plain http to router.example", "allow_http = true"]),
@@ -153,6 +161,18 @@ def test_a_missing_key_is_named_with_its_place() -> None:
         (GOOD.replace("max_tokens = 100", 'endpoint = "nowhere"'), ["'nowhere'", "[models.m-1] endpoint"]),
         ("a = [\n", ["not valid TOML", "config/genworker.toml"]),
         ('[endpoints.l]\nkind = "local"\nmodel_path = "no.gguf"\n', ["no model file 'no.gguf'"]),
+        (
+            GOOD.replace("max_concurrency = 7", "latency_s = 7"),
+            ["'latency_s' is a key of kind 'scripted', not of 'openai'", "[endpoints.router] latency_s"],
+        ),
+        (GOOD.replace("max_tokens = 100", "max_tokens = true"), ["max_tokens: must be a number, not true"]),
+        (
+            GOOD.replace("temperature = 0.1", "temperature = false"),
+            ["temperature: must be a number, not fal"],
+        ),
+        (GOOD.replace("top_k = 8", 'model = "x"'), ["may not hold 'model'", "[models.m-1] extra_body"]),
+        (GOOD.replace("top_k = 4", "temperature = 1"), ["'temperature'", "set temperature in this section"]),
+        (GOOD.replace("temperature = 0.1", 'temperature = "hot"'), ["[stages.evaluation] temperature"]),
     ],
 )
 def test_what_is_wrong_is_named_with_file_key_and_mend(text: str, expected: list[str]) -> None:
@@ -160,6 +180,23 @@ def test_what_is_wrong_is_named_with_file_key_and_mend(text: str, expected: list
     for part in [*expected, "config/genworker.toml"]:
         assert part in message
     assert "user:secret" not in message
+
+
+def test_unset_takes_away_what_a_wider_section_set() -> None:
+    loaded = load(
+        GOOD.replace("max_tokens = 100", 'max_tokens = "unset"\ntemperature = "unset"\nstop = "unset"')
+    )
+    draft = loaded.sampling(Stage.DRAFT, "m-1", "router", "g")
+    assert (draft.temperature, draft.max_tokens) == (None, None)
+    evaluation = loaded.sampling(Stage.EVALUATION, "m-1", "router", "g")
+    assert (evaluation.temperature, evaluation.max_tokens, evaluation.stop) == (0.0, None, ())
+    other = loaded.sampling(Stage.EVALUATION, "m-2", "router", "g")
+    assert (other.temperature, other.max_tokens, other.stop) == (0.1, 50, ("END",))
+
+
+def test_a_limit_that_an_api_demands_cannot_be_taken_away() -> None:
+    loaded = load('[endpoints.a]\nkind = "anthropic"\nmax_tokens = 9\n[models.m]\nmax_tokens = "unset"\n')
+    assert loaded.sampling(Stage.DRAFT, "m", "a", "g").max_tokens == 8192
 
 
 def test_all_faults_come_at_once() -> None:

@@ -9,24 +9,19 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    field_validator,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
@@ -36,104 +31,24 @@ from genworker.core.completion import Sampling
 from genworker.core.ids import seed_for
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError, Fault
+from genworker.project.endpoints import KINDS, AnyEndpoint, EndpointSettings, HttpSettings, kind_of
+from genworker.project.sections import (
+    SAMPLED,
+    Dollars,
+    LimitedSettings,
+    NotBoolean,
+    Positive,
+    SamplingSettings,
+    Seconds,
+    Section,
+)
 
 DEFAULT_CONFIG = Path("config/genworker.toml")
 ENV_FILE = Path(".env")
 PREFIX = "GENWORKER_"
-ANTHROPIC_MAX_TOKENS = 8192
-"""Anthropic's API demands a limit; this one is sent when none is configured."""
-
-LOCAL_SLOTS = 4
-"""Answers that a model on this machine writes at the same time, unless configured."""
-
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SamplingSettings(_Section):
-    """How answers are drawn; may stand in an endpoint, a stage, a model, or a model's stage.
-
-    The more specific wins: a model's stage over the model over the stage over the endpoint.
-    ``extra_body`` is merged key by key.
-    """
-
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    max_tokens: Positive | None = None
-    stop: list[str] | None = None
-    seed: bool | int | None = None
-    system: str | None = None
-    extra_body: dict[str, Any] = Field(default_factory=dict)
-
-
-class PriceSettings(_Section):
-    """US dollars per million tokens; over what genai-prices knows. Nothing is priced by default."""
-
-    input: Annotated[Decimal, Field(ge=0)]
-    output: Annotated[Decimal, Field(ge=0)]
-    cache_read: Annotated[Decimal, Field(ge=0)] | None = None
-    cache_write: Annotated[Decimal, Field(ge=0)] | None = None
-    per_call: Annotated[Decimal, Field(ge=0)] = Decimal(0)
-
-
-class _Limited(SamplingSettings):
-    """What may stand in an endpoint's and in a model's section.
-
-    ``rpm`` and ``tpm`` are requests and tokens per minute; without them they are learned. The fallback
-    gets the rows that are refused for good: another endpoint, or another model of the same one.
-    """
-
-    rpm: Annotated[float, Field(gt=0)] | None = None
-    tpm: Annotated[float, Field(gt=0)] | None = None
-    price: PriceSettings | None = None
-    fallback_endpoint: str | None = None
-    fallback_model: str | None = None
-
-
-class EndpointSettings(_Limited):
-    """A server that answers calls."""
-
-    kind: Literal["openai", "anthropic", "local", "scripted"]
-    base_url: str | None = None
-    api_key_env: str | None = None
-    max_concurrency: Positive = 256
-    timeout_s: Seconds = 600.0
-    headers: dict[str, str] = Field(default_factory=dict)
-    allow_http: bool = False
-    use_env_proxy: bool = False
-    prompt_cache: bool = True
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    model_path: Path | None = None
-    context_tokens: Positive = 2048
-    latency_s: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_slots(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("kind") == "local":
-            return {"max_concurrency": LOCAL_SLOTS, **values}
-        return values
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return value
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http or https address such as https://openrouter.ai/api/v1")
-        if parts.username or parts.password:
-            raise ValueError(
-                "holds a user or password; put the key into a variable and name it in api_key_env"
-            )
-        return value
-
-
-class ModelSettings(_Limited):
+class ModelSettings(LimitedSettings):
     """One model of the catalogue, or one that only the configuration knows."""
 
     endpoint: str | None = None
@@ -141,25 +56,25 @@ class ModelSettings(_Limited):
     stages: dict[Stage, SamplingSettings] = Field(default_factory=dict)
 
 
-class RetrySettings(_Section):
+class RetrySettings(Section):
     """How often a call is tried again, by what went wrong, and how long the pauses are."""
 
-    transport: Annotated[int, Field(ge=0, le=100)] = 5
-    rate_limit: Annotated[int, Field(ge=0, le=1000)] | None = None
-    content: Annotated[int, Field(ge=0, le=20)] = 2
+    transport: Annotated[int, NotBoolean, Field(ge=0, le=100)] = 5
+    rate_limit: Annotated[int, NotBoolean, Field(ge=0, le=1000)] | None = None
+    content: Annotated[int, NotBoolean, Field(ge=0, le=20)] = 2
     base_s: Seconds = 1.0
     cap_s: Seconds = 60.0
-    max_wait_s: Annotated[float, Field(ge=0, le=31_536_000)] = 600.0
-    breaker_calls: Annotated[int, Field(ge=2, le=10_000)] = 20
-    outage_s: Annotated[float, Field(ge=0, le=31_536_000)] = 90.0
+    max_wait_s: Annotated[float, NotBoolean, Field(ge=0, le=31_536_000)] = 600.0
+    breaker_calls: Annotated[int, NotBoolean, Field(ge=2, le=10_000)] = 20
+    outage_s: Annotated[float, NotBoolean, Field(ge=0, le=31_536_000)] = 90.0
 
 
-class CapSettings(_Section):
+class CapSettings(Section):
     """Hard caps over a cohort and all its restarts."""
 
-    cost_usd: Annotated[Decimal, Field(ge=0)] | None = None
-    calls: Annotated[int, Field(ge=0)] | None = None
-    tokens: Annotated[int, Field(ge=0)] | None = None
+    cost_usd: Dollars | None = None
+    calls: Annotated[int, NotBoolean, Field(ge=0)] | None = None
+    tokens: Annotated[int, NotBoolean, Field(ge=0)] | None = None
 
 
 class Settings(BaseSettings):
@@ -177,7 +92,7 @@ class Settings(BaseSettings):
     max_concurrency: Positive = 1024
     drain_timeout_s: Seconds = 25.0
     group_permissions: bool = False
-    endpoints: dict[str, EndpointSettings] = Field(default_factory=dict)
+    endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict)
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     stages: dict[Stage, SamplingSettings] = Field(default_factory=dict)
     retries: RetrySettings = Field(default_factory=RetrySettings)
@@ -230,7 +145,8 @@ class LoadedSettings:
         Raises:
             ConfigError: the variable that the endpoint names is not set.
         """
-        name = self.settings.endpoints[endpoint].api_key_env
+        section = self.settings.endpoints[endpoint]
+        name = section.api_key_env if isinstance(section, HttpSettings) else None
         if name is None:
             return None
         value = os.environ.get(name) or (
@@ -279,18 +195,20 @@ class LoadedSettings:
             layers.append(model)
             if stage in model.stages:
                 layers.append(model.stages[stage])
-        kind = settings.endpoints[endpoint].kind
-        chosen: dict[str, Any] = {
-            "seed": kind != "anthropic",
-            "max_tokens": ANTHROPIC_MAX_TOKENS if kind == "anthropic" else None,
-        }
+        section = settings.endpoints[endpoint]
+        kind = kind_of(section)
+        defaults = {"seed": kind.takes_seed(section), "max_tokens": kind.default_max_tokens}
+        chosen: dict[str, Any] = dict(defaults)
         extra: dict[str, Any] = {}
         for layer in layers:
-            for name in ("temperature", "top_p", "max_tokens", "stop", "seed", "system"):
+            for name in SAMPLED[:-1]:
                 value = getattr(layer, name)
-                if value is not None:
+                if name in layer.unset:
+                    # What an API demands is sent all the same.
+                    chosen[name] = None if name == "seed" else defaults.get(name)
+                elif value is not None:
                     chosen[name] = value
-            extra = _merge(extra, layer.extra_body)
+            extra = {} if "extra_body" in layer.unset else _merge(extra, layer.extra_body)
         seed = chosen["seed"]
         sampling = Sampling(
             temperature=chosen.get("temperature"),
@@ -348,7 +266,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     try:
         settings = Settings(**merged)
     except ValidationError as error:
-        faults.extend(_fault(item, origins, path) for item in error.errors(include_url=False))
+        faults.extend(_fault(item, origins, path, merged) for item in error.errors(include_url=False))
         raise ConfigError(faults, title="the configuration is refused") from None
     loaded = LoadedSettings(settings, origins, path, secrets)
     faults.extend(_cross_check(loaded))
@@ -405,9 +323,13 @@ def _suggestion(key: str, known: Mapping[str, Any]) -> str:
     return f"known here: {', '.join(known)}"
 
 
-def _fault(item: Any, origins: Mapping[str, str], path: Path | None) -> Fault:
+def _fault(item: Any, origins: Mapping[str, str], path: Path | None, merged: Mapping[str, Any]) -> Fault:
     location = [str(part) for part in item["loc"] if part not in ("bool", "int", "[key]")]
+    if location[:1] == ["endpoints"] and len(location) > 2 and location[2] in KINDS:
+        del location[2]  # which of the classes of `AnyEndpoint` it was
     dotted = ".".join(location)
+    if item["type"].startswith("union_tag_"):
+        location.append("kind")
     origin = origins.get(dotted) or next(
         (origin for key, origin in origins.items() if key.startswith(f"{dotted}.")),
         str(path or DEFAULT_CONFIG),
@@ -415,12 +337,34 @@ def _fault(item: Any, origins: Mapping[str, str], path: Path | None) -> Fault:
     what, fix = str(item["msg"]).removeprefix("Value error, "), None
     if item["type"] == "extra_forbidden":
         what = f"unknown key {location[-1]!r}"
-        fix = _suggestion(location[-1], _fields_at(location[:-1]))
-    elif item["type"] == "missing":
+        what, fix = _unknown_key(location, merged) or (
+            what,
+            _suggestion(location[-1], _fields_at(location[:-1], merged)),
+        )
+    elif item["type"] in ("missing", "union_tag_not_found"):
         what = f"the key {location[-1]!r} is missing"
+        if location[-1] == "kind":
+            fix = f"one of: {', '.join(KINDS)}"
+    elif item["type"] == "union_tag_invalid":
+        known = ", ".join(repr(kind) for kind in KINDS)
+        what = f"kind: {item['ctx']['tag']!r} is none of {known}"
     else:
         what = f"{location[-1] if location else 'the configuration'}: {what}"
     return Fault(what, where=_at(origin, *location), fix=fix)
+
+
+def _unknown_key(location: list[str], merged: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(what, fix) for a key of an endpoint that another kind of endpoint has."""
+    if len(location) != 3 or location[0] != "endpoints":
+        return None
+    key, kind = location[2], merged["endpoints"][location[1]].get("kind")
+    owners = [name for name, facts in KINDS.items() if key in facts.settings.model_fields]
+    if not owners:
+        return None
+    return (
+        f"{key!r} is a key of kind {' and '.join(repr(name) for name in owners)}, not of {kind!r}",
+        "take it out, or correct the kind",
+    )
 
 
 def _at(origin: str, *location: str) -> str:
@@ -429,26 +373,29 @@ def _at(origin: str, *location: str) -> str:
     return f"{origin} [{'.'.join(section)}] {key}" if section else f"{origin} {key}"
 
 
-def _fields_at(location: list[str]) -> Mapping[str, FieldInfo]:
+def _fields_at(location: list[str], merged: Mapping[str, Any]) -> Mapping[str, FieldInfo]:
     """The fields of the section at a place of the configuration."""
     model: type[BaseModel] = Settings
     inside_mapping = False
+    values: Any = merged
     for part in location:
+        values = values.get(part) if isinstance(values, Mapping) else None
         if inside_mapping:
             inside_mapping = False
+            kind = values.get("kind") if isinstance(values, Mapping) else None
+            if model is EndpointSettings and isinstance(kind, str) and kind in KINDS:
+                model = KINDS[kind].settings
             continue
         info = model.model_fields.get(part)
         if info is None:
             break
-        arguments = typing.get_args(info.annotation)
-        if typing.get_origin(info.annotation) is dict:
+        candidate: Any = info.annotation
+        if typing.get_origin(candidate) is dict:
             inside_mapping = True
-            candidate = arguments[1]
-        else:
-            candidate = info.annotation
-        if isinstance(candidate, types.UnionType) or not (
-            isinstance(candidate, type) and issubclass(candidate, BaseModel)
-        ):
+            candidate = typing.get_args(candidate)[1]
+            if part == "endpoints" and model is Settings:
+                candidate = EndpointSettings
+        if not (isinstance(candidate, type) and issubclass(candidate, BaseModel)):
             break
         model = candidate
     return model.model_fields
@@ -462,8 +409,38 @@ def is_loopback(host: str | None) -> bool:
     return host is not None and (host in _LOOPBACK or host.startswith("127."))
 
 
+def _sampling_sections(settings: Settings) -> Iterator[tuple[list[str], SamplingSettings]]:
+    """Every section that says how answers are drawn, with its place."""
+    for name, endpoint in settings.endpoints.items():
+        yield ["endpoints", name], endpoint
+    for stage, section in settings.stages.items():
+        yield ["stages", stage.value], section
+    for model_id, model in settings.models.items():
+        yield ["models", model_id], model
+        for stage, section in model.stages.items():
+            yield ["models", model_id, "stages", stage.value], section
+
+
+def _replacing_fields(loaded: LoadedSettings) -> Iterator[Fault]:
+    """Fields of ``extra_body`` that the adapter writes: price and metadata would speak of others."""
+    settings = loaded.settings
+    every = frozenset[str]().union(*(kind_of(section).own_fields for section in settings.endpoints.values()))
+    for location, section in _sampling_sections(settings):
+        own = kind_of(section).own_fields if isinstance(section, EndpointSettings) else every
+        for name in section.extra_body:
+            if name not in own:
+                continue
+            key = {"stop_sequences": "stop"}.get(name, name)
+            yield Fault(
+                f"extra_body may not hold {name!r}: genworker writes it itself",
+                where=_at(loaded.place(".".join([*location, "extra_body", name])), *location, "extra_body"),
+                fix=f"set {key} in this section" if key in SAMPLED else "take it out",
+            )
+
+
 def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
     settings = loaded.settings
+    yield from _replacing_fields(loaded)
     names = settings.endpoints
     there = ", ".join(names) or "none yet"
     if settings.default_endpoint is not None and settings.default_endpoint not in names:
@@ -473,8 +450,8 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
             fix=f"add [endpoints.{settings.default_endpoint}], or name one of: {there}",
         )
     for name, endpoint in names.items():
-        where = _at(loaded.place(f"endpoints.{name}.base_url"), "endpoints", name, "base_url")
-        if endpoint.base_url is not None:
+        if isinstance(endpoint, HttpSettings) and endpoint.base_url is not None:
+            where = _at(loaded.place(f"endpoints.{name}.base_url"), "endpoints", name, "base_url")
             parts = urlsplit(endpoint.base_url)
             if parts.scheme == "http" and not is_loopback(parts.hostname) and not endpoint.allow_http:
                 yield Fault(
@@ -482,18 +459,11 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
                     where=where,
                     fix="use https, or set allow_http = true in this section if the network is yours",
                 )
-        elif endpoint.kind == "openai":
-            yield Fault(
-                f"the endpoint {name!r} has no base_url",
-                where=where,
-                fix='such as base_url = "https://api.openai.com/v1"',
-            )
-        if endpoint.kind == "local" and endpoint.model_path is not None and not endpoint.model_path.is_file():
-            yield Fault(
-                f"there is no model file {str(endpoint.model_path)!r}",
-                where=_at(loaded.place(f"endpoints.{name}.model_path"), "endpoints", name, "model_path"),
-                fix="name a GGUF file, or leave model_path out to use the embedded model",
-            )
+        found = kind_of(endpoint).fault(endpoint)
+        if found is not None:
+            key, fault = found
+            where = _at(loaded.place(f"endpoints.{name}.{key}"), "endpoints", name, key)
+            yield replace(fault, where=where)
     for section, limited in (("endpoints", names), ("models", settings.models)):
         for name, facts in limited.items():
             if facts.fallback_endpoint is not None and facts.fallback_endpoint not in names:

@@ -24,8 +24,6 @@ from genworker.providers.http import (
     status_error,
 )
 
-DEFAULT_BASE_URL = "https://api.anthropic.com"
-
 _FINISH = {
     "end_turn": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
@@ -39,13 +37,13 @@ class AnthropicProvider:
     """One endpoint that speaks Anthropic's Messages API.
 
     Args:
-        base_url: without the version path; Anthropic's own when ``None``.
+        base_url: without the version path.
         api_key: ``None`` for a server without a key.
     """
 
     def __init__(
         self,
-        base_url: str | None = None,
+        base_url: str,
         api_key: SecretStr | None = None,
         *,
         headers: dict[str, str] | None = None,
@@ -54,7 +52,7 @@ class AnthropicProvider:
         secret = api_key.get_secret_value() if api_key is not None else None
         self._redact = redactor(secret)
         self._client = anthropic.AsyncAnthropic(
-            base_url=base_url or DEFAULT_BASE_URL,
+            base_url=base_url,
             api_key=secret or "none",  # explicit, so that the SDK looks into neither environment nor profiles
             max_retries=0,
             default_headers=headers,
@@ -86,8 +84,8 @@ class AnthropicProvider:
             body["top_p"] = sampling.top_p
         if sampling.stop:
             body["stop_sequences"] = list(sampling.stop)
-        body.update(sampling.extra_body)
-        return body
+        # What stands above is what price and metadata speak of: extra fields cannot replace it.
+        return {**sampling.extra_body, **body}
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Ask once; see `genworker.ports.Provider.complete`."""

@@ -91,8 +91,8 @@ class OpenAIProvider:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        body.update(sampling.extra_body)
-        return body
+        # What stands above is what price and metadata speak of: extra fields cannot replace it.
+        return {**sampling.extra_body, **body}
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Ask once; see `genworker.ports.Provider.complete`."""

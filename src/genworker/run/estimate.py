@@ -191,7 +191,7 @@ def _fill(
         group.usd = None if known.usd is None else known.usd * group.calls
         return
     alike = [found for (stage, _), found in own.items() if stage is group.stage]
-    most = longest_answer(work.sampling(group.stage, group.model_id, group.route.endpoint, "x"))
+    most = longest_answer(group.route, work.sampling(group.stage, group.model_id, group.route.endpoint, "x"))
     guess = (
         sum(found.output_tokens for found in alike) / len(alike) if alike else group.stage.usual_answer_tokens
     )

@@ -287,7 +287,7 @@ def check_caps(
                 "or cap with --max-tokens or --max-calls",
             )
         limited = sampling(stage, route.model_id, route.endpoint, "x")
-        if (caps.usd is not None or caps.tokens is not None) and longest_answer(limited) is None:
+        if (caps.usd is not None or caps.tokens is not None) and longest_answer(route, limited) is None:
             faults[f"{stage} {route.name}"] = Fault(
                 f"{route.name} has no max_tokens for the stage {stage.value}: an answer could cost anything",
                 where=f"{config} [stages.{stage.value}]",

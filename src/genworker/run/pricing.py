@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from genworker.core.budget import ZERO, Price, Tariff
-from genworker.project.settings import PriceSettings, is_loopback
+from genworker.project.endpoints import kind_of
+from genworker.project.sections import PriceSettings
+from genworker.project.settings import is_loopback
 
 if TYPE_CHECKING:
     from genworker.project.settings import Settings
 
-ANTHROPIC_URL = "https://api.anthropic.com"
 _FREE_SUFFIX = ":free"
 """How OpenRouter names a model that costs nothing."""
 
@@ -36,9 +37,10 @@ def find_price(settings: Settings, endpoint: str, model_id: str, model: str) -> 
         if configured is not None:
             return _from_settings(configured, where)
     facts = settings.endpoints[endpoint]
-    if facts.kind in ("local", "scripted"):
+    kind = kind_of(facts)
+    if kind.is_free:
         return Price(Tariff(ZERO), Tariff(ZERO), source="runs on this machine")
-    url = facts.base_url or (ANTHROPIC_URL if facts.kind == "anthropic" else None)
+    url = kind.address(facts)
     if url is None or is_loopback(urlsplit(url).hostname):
         return None
     return _from_package(url, model)

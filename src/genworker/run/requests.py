@@ -24,6 +24,7 @@ from genworker.errors import (
     StoreError,
     TemplateError,
 )
+from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
 from genworker.run.routes import Route, Routes, cost, worst_case
 from genworker.store.catalog import TemplateFiles
@@ -123,7 +124,7 @@ class CohortWork:
     def _prefix(self, job: int, route: Route, prompt: str) -> Prefix | None:
         """The beginnings of a prompt that the endpoint is asked to keep, where that pays."""
         endpoint = self.project.loaded.settings.endpoints[route.endpoint]
-        if endpoint.kind != "anthropic" or not endpoint.prompt_cache or not is_long(len(prompt)):
+        if not kind_of(endpoint).has_prompt_cache(endpoint) or not is_long(len(prompt)):
             return None
         row = self.membership.rows[job]
         shape = self._frame(row.stage, row.template_id)
@@ -193,7 +194,7 @@ class CohortWork:
         route = self.route(job)
         return {
             "endpoint": route.endpoint,
-            "provider": self.project.loaded.settings.endpoints[route.endpoint].kind,
+            "provider": route.kind,
             "model": request.model,
             "fallback": route.is_fallback,
             "sampling": request.sampling.to_json(),

@@ -13,6 +13,7 @@ from genworker.core.lane import LaneSpec
 from genworker.core.membership import MembershipRow
 from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
 from genworker.core.stages import Stage
+from genworker.project.endpoints import KINDS
 from genworker.project.settings import LoadedSettings, Settings
 from genworker.run.pricing import find_price
 
@@ -25,12 +26,14 @@ class Route:
     """How one model is asked.
 
     Attributes:
+        kind: of the endpoint; a key of `genworker.project.endpoints.KINDS`.
         model: the name that the endpoint is asked for.
         price: ``None`` when nobody knows it.
         is_fallback: whether it stands in for another route.
     """
 
     endpoint: str
+    kind: str
     model_id: str
     model: str
     price: Price | None
@@ -57,6 +60,9 @@ class Routes:
     _primary: dict[str, Route] = field(default_factory=dict)
     _prices: dict[tuple[str, str, str], Price | None] = field(default_factory=dict)
 
+    def _kind(self, endpoint: str) -> str:
+        return self.loaded.settings.endpoints[endpoint].kind
+
     def primary(self, model_id: str) -> Route:
         """Where a model is asked first."""
         route = self._primary.get(model_id)
@@ -65,7 +71,7 @@ class Routes:
             assert endpoint is not None, "checked before the run"
             model = self.model_name(model_id)
             price = find_price(self.loaded.settings, endpoint, model_id, model)
-            route = self._primary[model_id] = Route(endpoint, model_id, model, price)
+            route = self._primary[model_id] = Route(endpoint, self._kind(endpoint), model_id, model, price)
         return route
 
     def of(self, job: int, model_id: str) -> Route:
@@ -170,7 +176,7 @@ class Routes:
             return None
         endpoint, name = endpoint or route.endpoint, name or route.model
         price = find_price(settings, endpoint, "", name)
-        return Route(endpoint, route.model_id, name, price, is_fallback=True)
+        return Route(endpoint, self._kind(endpoint), route.model_id, name, price, is_fallback=True)
 
 
 def endpoint_specs(settings: Settings, names: Iterable[str]) -> list[EndpointSpec]:
@@ -194,13 +200,9 @@ def retry_policy(settings: Settings, max_wait_s: float | None = None) -> RetryPo
     )
 
 
-def longest_answer(sampling: Sampling) -> int | None:
+def longest_answer(route: Route, sampling: Sampling) -> int | None:
     """The most tokens that an answer may have, extra fields of the request considered; ``None``: no limit."""
-    extra = sampling.extra_body
-    limits = [sampling.max_tokens, extra.get("max_tokens"), extra.get("max_completion_tokens")]
-    known = [limit for limit in limits if isinstance(limit, int)]
-    answers = extra.get("n", 1)
-    return max(known) * max(1, answers if isinstance(answers, int) else 1) if known else None
+    return KINDS[route.kind].longest_answer(sampling)
 
 
 def worst_case(route: Route, request: CompletionRequest) -> Charge:
@@ -208,7 +210,7 @@ def worst_case(route: Route, request: CompletionRequest) -> Charge:
     sampling = request.sampling
     extra = json.dumps(dict(sampling.extra_body), default=str) if sampling.extra_body else None
     read = most_input_tokens(request.prompt, sampling.system, extra)
-    written = longest_answer(sampling) or UNBOUNDED_ANSWER_TOKENS
+    written = longest_answer(route, sampling) or UNBOUNDED_ANSWER_TOKENS
     if route.price is None:
         return Charge(calls=1, tokens=read + written, priced=False)
     return Charge(route.price.at_most(read, written), 1, read + written)

@@ -15,6 +15,7 @@ from genworker.core.membership import Membership
 from genworker.core.progress import Progress
 from genworker.core.scheduler import Scheduler
 from genworker.ports import Provider
+from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
 from genworker.project.settings import LoadedSettings
 from genworker.run.planning import Order, salvage
@@ -197,33 +198,5 @@ def make_provider(loaded: LoadedSettings, name: str) -> Provider:
     Raises:
         ConfigError: its key is not set, or the embedded model is not installed.
     """
-    endpoint = loaded.settings.endpoints[name]
-    if endpoint.kind == "openai":
-        from genworker.providers.openai import OpenAIProvider
-
-        assert endpoint.base_url is not None, "checked with the settings"
-        return OpenAIProvider(
-            endpoint.base_url,
-            loaded.api_key(name),
-            headers=endpoint.headers,
-            max_tokens_field=endpoint.max_tokens_field,
-            use_env_proxy=endpoint.use_env_proxy,
-        )
-    if endpoint.kind == "anthropic":
-        from genworker.providers.anthropic import AnthropicProvider
-
-        return AnthropicProvider(
-            endpoint.base_url,
-            loaded.api_key(name),
-            headers=endpoint.headers,
-            use_env_proxy=endpoint.use_env_proxy,
-        )
-    if endpoint.kind == "local":
-        from genworker.providers.local import LocalProvider
-
-        return LocalProvider(
-            endpoint.model_path, slots=endpoint.max_concurrency, context_tokens=endpoint.context_tokens
-        )
-    from genworker.providers.scripted import ScriptedProvider
-
-    return ScriptedProvider(latency_s=endpoint.latency_s)
+    section = loaded.settings.endpoints[name]
+    return kind_of(section).make(section, loaded.api_key(name))

@@ -1,0 +1,274 @@
+"""Kinds of endpoint: one table says what each is, and no other module asks for a kind by its name.
+
+To add one: a settings class with its ``kind``, an entry in `KINDS`, and its class in `AnyEndpoint`.
+A test holds the three together. Adapters, and the SDKs behind them, are imported when one is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+
+from genworker.core.completion import Sampling
+from genworker.errors import Fault
+from genworker.ports import Provider
+from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds
+
+ANTHROPIC_MAX_TOKENS = 8192
+"""Anthropic's API demands a limit; this one is sent when none is configured."""
+ANTHROPIC_URL = "https://api.anthropic.com"
+LOCAL_SLOTS = 4
+"""Answers that a model on this machine writes at the same time, unless configured."""
+
+
+class EndpointSettings(LimitedSettings):
+    """What every kind of endpoint has."""
+
+    kind: str
+    max_concurrency: Positive = 256
+    timeout_s: Seconds = 600.0
+
+
+class HttpSettings(EndpointSettings):
+    """A server that is asked over HTTP."""
+
+    base_url: str | None = None
+    api_key_env: str | None = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    allow_http: bool = False
+    use_env_proxy: bool = False
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https address such as https://openrouter.ai/api/v1")
+        if parts.username or parts.password:
+            raise ValueError(
+                "holds a user or password; put the key into a variable and name it in api_key_env"
+            )
+        return value
+
+
+class OpenAISettings(HttpSettings):
+    """A server that speaks Chat Completions."""
+
+    kind: Literal["openai"]
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+
+
+class AnthropicSettings(HttpSettings):
+    """A server that speaks Anthropic's Messages."""
+
+    kind: Literal["anthropic"]
+    prompt_cache: bool = True
+
+
+class LocalSettings(EndpointSettings):
+    """A model inside this process."""
+
+    kind: Literal["local"]
+    max_concurrency: Positive = LOCAL_SLOTS
+    model_path: Path | None = None
+    context_tokens: Positive = 2048
+
+
+class ScriptedSettings(EndpointSettings):
+    """A fake that answers with words."""
+
+    kind: Literal["scripted"]
+    latency_s: Annotated[float, NotBoolean, Field(ge=0)] = 0.0
+
+
+AnyEndpoint = Annotated[
+    OpenAISettings | AnthropicSettings | LocalSettings | ScriptedSettings, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointKind:
+    """What one kind of endpoint is.
+
+    Attributes:
+        settings: the class of its section.
+        make: its adapter, from the section and the key; `ConfigError` when it cannot be made.
+        default_url: where it is when the section has no ``base_url``; ``None``: one must be given, or the
+            kind has no address.
+        is_free: whether its answers cost nothing unless a price is configured.
+        takes_seed: whether a seed is sent where the configuration says nothing of it.
+        has_prompt_cache: whether its prompt cache has to be asked for.
+        default_max_tokens: the limit that is sent when none is configured; ``None``: none is sent.
+        own_fields: the fields of the request that the adapter writes: ``extra_body`` must not hold them.
+        bounds: further fields of ``extra_body`` that bound the answer's tokens, dotted where they are nested.
+        copies: fields of ``extra_body`` that ask for several answers at once.
+        fault: what is wrong with a section, beyond its single keys: (key, fault without a place).
+    """
+
+    settings: type[EndpointSettings]
+    make: Callable[[Any, SecretStr | None], Provider]
+    default_url: str | None = None
+    is_free: bool = False
+    takes_seed: Callable[[Any], bool] = lambda section: False
+    has_prompt_cache: Callable[[Any], bool] = lambda section: False
+    default_max_tokens: int | None = None
+    own_fields: frozenset[str] = frozenset()
+    bounds: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    fault: Callable[[Any], tuple[str, Fault] | None] = lambda section: None
+
+    def address(self, section: EndpointSettings) -> str | None:
+        """The endpoint's base address; ``None`` for a kind that is not asked over a network."""
+        return section.base_url or self.default_url if isinstance(section, HttpSettings) else None
+
+    def longest_answer(self, sampling: Sampling) -> int | None:
+        """The most tokens that a call's answers may have together; ``None``: nothing limits them."""
+        extra = sampling.extra_body
+        limits = [sampling.max_tokens, *(_number_at(extra, name) for name in self.bounds)]
+        # The largest: which of several an endpoint heeds is its own affair.
+        known = [limit for limit in limits if limit is not None]
+        if not known:
+            return None
+        copies = [_number_at(extra, name) or 1 for name in self.copies]
+        return max(known) * max([1, *copies])
+
+
+def _number_at(record: Mapping[str, Any], dotted: str) -> int | None:
+    value: Any = record
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return (
+        int(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+    )
+
+
+def _make_openai(section: OpenAISettings, key: SecretStr | None) -> Provider:
+    from genworker.providers.openai import OpenAIProvider
+
+    assert section.base_url is not None, "checked with the settings"
+    return OpenAIProvider(
+        section.base_url,
+        key,
+        headers=section.headers,
+        max_tokens_field=section.max_tokens_field,
+        use_env_proxy=section.use_env_proxy,
+    )
+
+
+def _make_anthropic(section: AnthropicSettings, key: SecretStr | None) -> Provider:
+    from genworker.providers.anthropic import AnthropicProvider
+
+    return AnthropicProvider(
+        section.base_url or ANTHROPIC_URL, key, headers=section.headers, use_env_proxy=section.use_env_proxy
+    )
+
+
+def _make_local(section: LocalSettings, _key: SecretStr | None) -> Provider:
+    from genworker.providers.local import LocalProvider
+
+    return LocalProvider(
+        section.model_path, slots=section.max_concurrency, context_tokens=section.context_tokens
+    )
+
+
+def _make_scripted(section: ScriptedSettings, _key: SecretStr | None) -> Provider:
+    from genworker.providers.scripted import ScriptedProvider
+
+    return ScriptedProvider(latency_s=section.latency_s)
+
+
+def _openai_fault(section: OpenAISettings) -> tuple[str, Fault] | None:
+    if section.base_url is not None:
+        return None
+    fault = Fault("the endpoint has no base_url", fix='such as base_url = "https://api.openai.com/v1"')
+    return "base_url", fault
+
+
+def _local_fault(section: LocalSettings) -> tuple[str, Fault] | None:
+    if section.model_path is None or section.model_path.is_file():
+        return None
+    fault = Fault(
+        f"there is no model file {str(section.model_path)!r}",
+        fix="name a GGUF file, or leave model_path out to use the embedded model",
+    )
+    return "model_path", fault
+
+
+SEED_HOSTS: Final = frozenset({"api.openai.com", "openrouter.ai"})
+"""Public servers of Chat Completions whose documentation has ``seed``. Some others refuse it."""
+
+_CHAT_FIELDS = frozenset(
+    {"model", "messages", "temperature", "top_p", "max_tokens", "stop", "seed", "stream", "stream_options"}
+)
+_CHAT_BOUNDS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "max_new_tokens",
+    "n_predict",  # llama.cpp
+    "num_predict",
+    "options.num_predict",  # Ollama
+)
+
+KINDS: Final[Mapping[str, EndpointKind]] = {
+    "openai": EndpointKind(
+        OpenAISettings,
+        _make_openai,
+        takes_seed=lambda section: urlsplit(section.base_url or "").hostname in SEED_HOSTS,
+        own_fields=_CHAT_FIELDS,
+        bounds=_CHAT_BOUNDS,
+        copies=("n", "best_of"),
+        fault=_openai_fault,
+    ),
+    "anthropic": EndpointKind(
+        AnthropicSettings,
+        _make_anthropic,
+        default_url=ANTHROPIC_URL,
+        has_prompt_cache=lambda section: bool(section.prompt_cache),
+        default_max_tokens=ANTHROPIC_MAX_TOKENS,
+        own_fields=frozenset(
+            {
+                "model",
+                "messages",
+                "system",
+                "temperature",
+                "top_p",
+                "max_tokens",
+                "stop_sequences",
+                "stream",
+            }
+        ),
+        # A gateway may hand the body on to another API.
+        bounds=("max_completion_tokens", "thinking.budget_tokens"),
+    ),
+    "local": EndpointKind(
+        LocalSettings,
+        _make_local,
+        is_free=True,
+        takes_seed=lambda section: True,
+        own_fields=_CHAT_FIELDS,
+        bounds=_CHAT_BOUNDS,
+        copies=("n",),
+        fault=_local_fault,
+    ),
+    "scripted": EndpointKind(
+        ScriptedSettings,
+        _make_scripted,
+        is_free=True,
+        takes_seed=lambda section: True,
+        bounds=_CHAT_BOUNDS,
+    ),
+}
+"""Every kind, by the word that stands in ``kind``."""
+
+
+def kind_of(section: EndpointSettings) -> EndpointKind:
+    """What an endpoint is, from its section."""
+    return KINDS[section.kind]

@@ -1,0 +1,99 @@
+"""What may stand in any section of the configuration that says how answers are drawn, limited and priced."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    model_validator,
+)
+
+UNSET: Final = "unset"
+"""In place of a value: what a wider section set is not sent."""
+SAMPLED: Final = ("temperature", "top_p", "max_tokens", "stop", "seed", "system", "extra_body")
+"""The keys of `SamplingSettings`."""
+
+
+def _no_boolean(value: object) -> object:
+    # pydantic takes true for 1; in a configuration it is a slip of the hand.
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+NotBoolean = BeforeValidator(_no_boolean)
+Positive = Annotated[int, NotBoolean, Field(ge=1)]
+Seconds = Annotated[float, NotBoolean, Field(gt=0, le=86_400)]
+Rate = Annotated[float, NotBoolean, Field(gt=0)]
+Dollars = Annotated[Decimal, NotBoolean, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A table of the configuration. A key that it does not know is a fault."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplingSettings(Section):
+    """How answers are drawn; may stand in an endpoint, a stage, a model, or a model's stage.
+
+    The more specific wins: a model's stage over the model over the stage over the endpoint.
+    ``extra_body`` is merged key by key. The string ``"unset"`` in place of a value takes away what a
+    wider section set.
+    """
+
+    temperature: Annotated[float, NotBoolean, Field(ge=0, le=5)] | None = None
+    top_p: Annotated[float, NotBoolean, Field(gt=0, le=1)] | None = None
+    max_tokens: Positive | None = None
+    stop: list[str] | None = None
+    seed: bool | int | None = None
+    system: str | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+
+    _unset: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def unset(self) -> frozenset[str]:
+        """The keys that stand as ``"unset"`` here."""
+        return self._unset
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_out_unset(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        if not isinstance(values, dict):
+            return handler(values)
+        unset = frozenset(key for key in SAMPLED if values.get(key) == UNSET)
+        section = handler({key: value for key, value in values.items() if key not in unset})
+        section._unset = unset
+        return section
+
+
+class PriceSettings(Section):
+    """US dollars per million tokens; over what genai-prices knows. Nothing is priced by default."""
+
+    input: Dollars
+    output: Dollars
+    cache_read: Dollars | None = None
+    cache_write: Dollars | None = None
+    per_call: Dollars = Decimal(0)
+
+
+class LimitedSettings(SamplingSettings):
+    """What may stand in an endpoint's and in a model's section.
+
+    ``rpm`` and ``tpm`` are requests and tokens per minute; without them they are learned. The fallback
+    gets the rows that are refused for good: another endpoint, or another model of the same one.
+    """
+
+    rpm: Rate | None = None
+    tpm: Rate | None = None
+    price: PriceSettings | None = None
+    fallback_endpoint: str | None = None
+    fallback_model: str | None = None
