@@ -58,9 +58,13 @@ def axes_of(catalog: Catalog) -> Axes:
 @st.composite
 def coupled(draw: st.DrawFn) -> Axes:
     axes = axes_of(draw(catalogs()))
+    if draw(st.booleans()):  # essays by stated models, the drafts' own among them or not
+        stated = draw(st.lists(st.sampled_from([*axes.models[DRAFT], "another"]), min_size=1, unique=True))
+        axes = replace(axes, models={**axes.models, ESSAY: tuple(stated)})
+    names_there = [name for name in AXES if axes.values(name)]
     couplings = []
     for _ in range(draw(st.integers(0, 3))):
-        names = draw(st.lists(st.sampled_from(AXES), min_size=2, max_size=3, unique=True))
+        names = draw(st.lists(st.sampled_from(names_there), min_size=2, max_size=3, unique=True))
         everything = list(product(*(axes.values(name) for name in names)))
         allowed = draw(st.lists(st.sampled_from(everything), min_size=1, unique=True))
         couplings.append(Coupling(tuple(names), frozenset(allowed), "cohort.toml"))
@@ -75,8 +79,9 @@ def experiment(axes: Axes) -> Experiment:
         axes.values("essay_template"),
         axes.values("evaluation_template"),
         axes.values("evaluation_model"),
-        (axes.replicates[DRAFT], axes.replicates[ESSAY], axes.replicates[EVALUATION]),
-        [
+        essay_models=axes.values("essay_model") or ("",),
+        replicates=(axes.replicates[DRAFT], axes.replicates[ESSAY], axes.replicates[EVALUATION]),
+        couplings=[
             (tuple(AXES.index(name) for name in coupling.axes), coupling.allowed)
             for coupling in axes.couplings
         ],

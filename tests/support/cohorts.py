@@ -94,11 +94,18 @@ class Experiment:
     judges: Sequence[str]
     replicates: tuple[int, int, int] = (1, 1, 1)
     couplings: Sequence[tuple[tuple[int, ...], frozenset[tuple[str, ...]]]] = ()
+    essay_models: Sequence[str] = ("",)
 
     def lineages(self) -> list[tuple[str, ...]]:
         """Every whole lineage that all couplings allow."""
         everything = product(
-            self.combos, self.drafts, self.models, self.essays, self.evaluations, self.judges
+            self.combos,
+            self.drafts,
+            self.models,
+            self.essays,
+            self.essay_models,
+            self.evaluations,
+            self.judges,
         )
         return [
             lineage
@@ -121,14 +128,16 @@ class Experiment:
                 yield "draft", name, "", combo, template_id, model, number
         essays = []
         for draft, task, draft_number, values in drafts:
-            for essay_template in self.essays:
-                if not any(lineage[:4] == (*values, essay_template) for lineage in lineages):
+            for essay_template, stated in product(self.essays, self.essay_models):
+                if not any(lineage[:5] == (*values, essay_template, stated) for lineage in lineages):
                     continue
+                model = stated or values[2]
+                essay_task = f"{task}__{essay_template}" + ("" if model == values[2] else f"__{model}")
                 for number in range(1, essay_times + 1):
                     salt = "" if (draft_number, number) == (1, 1) else f"rep{draft_number}-{number}"
-                    name = oracle_id("essay", f"{task}__{essay_template}", cohort, salt)
-                    essays.append((name, (*values, essay_template)))
-                    yield "essay", name, draft, values[0], essay_template, values[2], number
+                    name = oracle_id("essay", essay_task, cohort, salt)
+                    essays.append((name, (*values, essay_template, stated)))
+                    yield "essay", name, draft, values[0], essay_template, model, number
         for essay, so_far in essays:
             for evaluation, judge in product(self.evaluations, self.judges):
                 if (*so_far, evaluation, judge) not in lineages:

@@ -148,6 +148,43 @@ def test_a_coupling_inline_or_from_a_table_beside_it() -> None:
     assert pairs == {("plain", "rewrite"), ("tagged", "keep")}
 
 
+def test_essays_by_other_models_than_their_drafts() -> None:
+    text = FIVE_LINES.replace('models = ["alpha"]', 'models = ["alpha", "beta"]')
+    rows = list(compile_rows(read('essay_models = ["beta"]\n' + text).axes, "trial"))
+    inherited = list(compile_rows(read(text).axes, "trial"))
+    assert {row.llm_model_id for row in rows if row.stage is ESSAY} == {"beta"}
+    # Where the stated model is the draft's own, the essay is the very one that it is without the key.
+    by_beta = {row.gen_id for row in inherited if row.stage is ESSAY and row.llm_model_id == "beta"}
+    assert by_beta < {row.gen_id for row in rows if row.stage is ESSAY}
+    assert len({row.gen_id for row in rows}) == len(rows)
+
+
+def test_axes_that_move_together() -> None:
+    text = FIVE_LINES.replace('models = ["alpha"]', 'models = ["alpha", "beta"]')
+    tie = '\n[[couple]]\naxes = ["draft_model", "essay_model"]\ntie = true\n'
+    rows = compile_rows(read('essay_models = ["alpha", "beta"]\n' + text + tie).axes, "trial")
+    assert list(rows) == list(compile_rows(read(text).axes, "trial"))
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ('essay_models = ["gamma"]', 1, "unknown model 'gamma'"),
+        ("essay_models = []", 1, "essay_models is empty"),
+        ('last_stage = "draft"\nessay_models = ["alpha"]', 2, "lineages end with the draft"),
+        ('[[couple]]\naxes = ["draft_model", "essay_model"]\ntie = true', 2, "unknown axis 'essay_model'"),
+        ('[[couple]]\naxes = ["draft_model", "evaluation_model"]\ntie = 1', 3, "tie is 1"),
+        (
+            '[[couple]]\naxes = ["combo", "draft_model"]\ntie = true',
+            1,
+            "no value stands in each of combo, draft_model",
+        ),
+    ],
+)
+def test_faults_of_essay_models_and_ties(text: str, line: int, what: str) -> None:
+    assert (line, what) in faults(text)
+
+
 def test_an_evaluator_and_an_essay_template_can_be_tied() -> None:
     text = """
     [[couple]]

@@ -13,21 +13,17 @@ from genworker.core.ids import combo_id
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault
 
-AXES = (
-    "combo",
-    "draft_template",
-    "draft_model",
-    "essay_template",
-    "evaluation_template",
-    "evaluation_model",
-)
+AXES = ("combo", *(f"{stage.value}_{kind}" for stage in STAGES for kind in ("template", "model")))
 """The axes in the order in which a lineage meets them. Replicates are no axis: nothing is coupled to them."""
 
-STAGE_ENDS: Mapping[Stage, int] = {Stage.DRAFT: 3, Stage.ESSAY: 4, Stage.EVALUATION: 6}
+STAGE_ENDS: Mapping[Stage, int] = {stage: 3 + 2 * stage.order for stage in STAGES}
 """How many axes are decided once a stage is reached."""
 
-MODEL_STAGES = (Stage.DRAFT, Stage.EVALUATION)
-"""Stages with models of their own: an essay is written by its draft's."""
+MODEL_STAGES = tuple(stage for stage in STAGES if not stage.inherits_model)
+"""Stages that must have models; an essay is written by its draft's, unless its own are stated."""
+
+INHERITED = ""
+"""The value of a model axis that nobody has stated: the parent's model."""
 
 DEFAULT_LEVEL = "paragraph"
 DEFAULT_K_MAX = 2
@@ -58,7 +54,7 @@ class Axes:
 
     Attributes:
         templates: empty for the stages that the experiment does not have.
-        models: of drafts and of evaluations.
+        models: without a stage that inherits its model, unless its own are stated.
         replicates: from 1.
     """
 
@@ -73,7 +69,13 @@ class Axes:
         if axis == "combo":
             return tuple(combo.combo_id for combo in self.combos)
         stage, _, kind = axis.partition("_")
-        return (self.templates if kind == "template" else self.models)[Stage(stage)]
+        return (self.templates if kind == "template" else self.models).get(Stage(stage), ())
+
+    def choices(self, stage: Stage) -> Iterator[tuple[str, str]]:
+        """(template, model) of a stage, before couplings; the model may be `INHERITED`."""
+        for template in self.templates[stage]:
+            for model in self.models.get(stage) or ((INHERITED,) if stage.inherits_model else ()):
+                yield template, model
 
     @property
     def last_stage(self) -> Stage:
@@ -85,9 +87,8 @@ class Axes:
         size = 0
         for stage in reversed(STAGES):
             if self.templates[stage]:
-                width = len(self.templates[stage]) * self.replicates[stage]
-                if stage in MODEL_STAGES:
-                    width *= len(self.models[stage])
+                models = len(self.models.get(stage, ())) or int(stage.inherits_model)
+                width = len(self.templates[stage]) * models * self.replicates[stage]
                 size = width * (1 + size)
         return size * len(self.combos)
 
@@ -98,7 +99,7 @@ class Axes:
             if not self.templates[stage]:
                 continue
             record[stage.value] = {"templates": list(self.templates[stage])}
-            if stage in MODEL_STAGES:
+            if stage in MODEL_STAGES or self.models.get(stage):
                 record[stage.value]["models"] = list(self.models[stage])
             record[stage.value]["replicates"] = self.replicates[stage]
         if self.couplings:
@@ -184,10 +185,9 @@ def active(catalog: Catalog) -> tuple[dict[Stage, tuple[str, ...]], dict[Stage, 
         for stage in STAGES
     }
     models = models_in_order(catalog)
-    return templates, {
-        Stage.DRAFT: tuple(entry.model_id for entry in models if entry.for_generation),
-        Stage.EVALUATION: tuple(entry.model_id for entry in models if entry.for_evaluation),
-    }
+    generating = tuple(entry.model_id for entry in models if entry.for_generation)
+    judging = tuple(entry.model_id for entry in models if entry.for_evaluation)
+    return templates, {stage: judging if stage.is_scored else generating for stage in MODEL_STAGES}
 
 
 def catalog_axes(catalog: Catalog, choice: ComboChoice, registers: Registers) -> AxesDraft:
@@ -250,19 +250,26 @@ def subsets(
 
 def empty_axes(axes: Axes, registers: Registers) -> Iterator[Fault]:
     """Axes without a value that the experiment needs."""
-    if not axes.templates[Stage.DRAFT]:
+    root = STAGES[0]
+    if not axes.templates[root]:
         yield Fault(
-            "no draft template is active",
-            where=registers.templates[Stage.DRAFT],
+            f"no {root.value} template is active",
+            where=registers.templates[root],
             fix="set active to True for at least one",
         )
-    if axes.templates[Stage.EVALUATION] and not axes.templates[Stage.ESSAY]:
-        yield Fault(
-            "evaluation templates are active, but no essay template: there would be nothing to evaluate",
-            where=registers.templates[Stage.ESSAY],
-            fix="set active to True for at least one; a template with generator copy costs nothing",
-        )
-    for stage, column in ((Stage.DRAFT, "for_generation"), (Stage.EVALUATION, "for_evaluation")):
+    for stage in STAGES[1:]:
+        above = stage.parent
+        # The root has its own fault; without a template of any stage between, no lineage gets here.
+        if above is not None and not above.is_root and axes.templates[stage] and not axes.templates[above]:
+            purpose = "evaluate" if stage.is_scored else "make them from"
+            yield Fault(
+                f"{stage.value} templates are active, but no {above.value} template: "
+                f"there would be nothing to {purpose}",
+                where=registers.templates[above],
+                fix="set active to True for at least one; a template with generator copy costs nothing",
+            )
+    for stage in MODEL_STAGES:
+        column = "for_evaluation" if stage.is_scored else "for_generation"
         if axes.templates[stage] and not axes.models[stage]:
             yield Fault(
                 f"no model is marked {column}",
@@ -297,10 +304,22 @@ class Lineages:
             places = tuple(AXES.index(axis) for axis in coupling.axes)
             end = next(end for end in ends if max(places) < end)
             self._checks.setdefault(end, []).append((places, coupling.allowed))
-        later = {place for end in ends[1:] for places, _ in self._checks.get(end, ()) for place in places}
-        self._key = tuple(place for place in sorted(later) if place < STAGE_ENDS[Stage.DRAFT])
-        self._essays: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._evaluations: dict[tuple[str, ...], tuple[tuple[str, str], ...]] = {}
+        # What descendants may depend on: two lineages that agree there go on alike.
+        self._keys = {
+            end: tuple(
+                sorted(
+                    {
+                        place
+                        for later, checks in self._checks.items()
+                        for places, _ in checks
+                        for place in places
+                        if later > end > place
+                    }
+                )
+            )
+            for end in ends
+        }
+        self._steps: dict[tuple[int, tuple[str, ...]], tuple[tuple[str, str], ...]] = {}
 
     def _allowed(self, values: tuple[str, ...]) -> bool:
         return all(
@@ -308,45 +327,34 @@ class Lineages:
             for places, allowed in self._checks.get(len(values), ())
         )
 
-    def context(self, draft: tuple[str, str, str]) -> tuple[str, ...]:
-        """What later stages may depend on: drafts of one context have the same descendants."""
-        return tuple(draft[place] for place in self._key)
-
     def drafts(self) -> Iterator[tuple[str, str, str]]:
         """(combo, template, model) of each draft, replicates aside."""
-        axes = self._axes
-        dead_ends = axes.last_stage is not Stage.DRAFT
-        for combo in axes.combos:
-            for template in axes.templates[Stage.DRAFT]:
-                for model in axes.models[Stage.DRAFT]:
-                    draft = (combo.combo_id, template, model)
-                    if self._allowed(draft) and not (dead_ends and not self.essays(draft)):
-                        yield draft
+        root = STAGES[0]
+        for combo in self._axes.combos:
+            for template, model in self._axes.choices(root):
+                draft = (combo.combo_id, template, model)
+                if self._allowed(draft) and (self._axes.last_stage is root or self.steps(draft)):
+                    yield draft
 
-    def essays(self, draft: tuple[str, str, str]) -> tuple[str, ...]:
-        """Essay templates for a draft."""
-        key = self.context(draft)
-        found = self._essays.get(key)
-        if found is None:
-            dead_ends = self._axes.last_stage is Stage.EVALUATION
-            found = self._essays[key] = tuple(
-                template
-                for template in self._axes.templates[Stage.ESSAY]
-                if self._allowed((*draft, template))
-                and not (dead_ends and not self.evaluations(draft, template))
-            )
-        return found
+    def context(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """What later stages may depend on: lineages of one context go on alike."""
+        return tuple(values[place] for place in self._keys[len(values)])
 
-    def evaluations(self, draft: tuple[str, str, str], essay_template: str) -> tuple[tuple[str, str], ...]:
-        """(template, model) of each evaluation of an essay."""
-        key = (*self.context(draft), essay_template)
-        found = self._evaluations.get(key)
+    def steps(self, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+        """(template, model) of each child of a generation.
+
+        Args:
+            values: what has been decided, in the order of `AXES`, up to and with the generation's stage.
+        """
+        key = (len(values), self.context(values))
+        found = self._steps.get(key)
         if found is None:
-            found = self._evaluations[key] = tuple(
-                (template, model)
-                for template in self._axes.templates[Stage.EVALUATION]
-                for model in self._axes.models[Stage.EVALUATION]
-                if self._allowed((*draft, essay_template, template, model))
+            stage = next(stage for stage, end in STAGE_ENDS.items() if end == len(values) + 2)
+            is_last = stage is self._axes.last_stage
+            found = self._steps[key] = tuple(
+                choice
+                for choice in self._axes.choices(stage)
+                if self._allowed((*values, *choice)) and (is_last or self.steps((*values, *choice)))
             )
         return found
 
@@ -357,20 +365,18 @@ def unused_values(axes: Axes) -> dict[str, list[str]]:
         return {}
     lineages = Lineages(axes)
     used: dict[str, set[str]] = {axis: set() for axis in AXES}
-    contexts: set[tuple[str, ...]] = set()
-    for draft in lineages.drafts():
-        for axis, value in zip(AXES, draft, strict=False):
-            used[axis].add(value)
-        if lineages.context(draft) in contexts:
-            continue
-        contexts.add(lineages.context(draft))
-        for template in lineages.essays(draft):
-            used["essay_template"].add(template)
-            for pair in lineages.evaluations(draft, template):
-                used["evaluation_template"].add(pair[0])
-                used["evaluation_model"].add(pair[1])
-    present = AXES[: STAGE_ENDS[axes.last_stage]]
-    unused = {axis: [value for value in axes.values(axis) if value not in used[axis]] for axis in present}
+    level: list[tuple[str, ...]] = list(lineages.drafts())
+    end = STAGE_ENDS[axes.last_stage]
+    while level:
+        contexts: dict[tuple[str, ...], tuple[str, ...]] = {}
+        for values in level:
+            for axis, value in zip(AXES, values, strict=False):
+                used[axis].add(value)
+            contexts.setdefault(lineages.context(values), values)
+        if len(level[0]) == end:
+            break
+        level = [(*values, *step) for values in contexts.values() for step in lineages.steps(values)]
+    unused = {axis: [value for value in axes.values(axis) if value not in used[axis]] for axis in AXES[:end]}
     return {axis: values for axis, values in unused.items() if values}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from genworker.cohorts.axes import Axes, Lineages, Registers
+from genworker.cohorts.axes import INHERITED, Axes, Lineages, Registers
 from genworker.core.catalog import Catalog
 from genworker.core.ids import (
     draft_task_id,
@@ -37,16 +37,18 @@ class Given:
     essays: Sequence[MembershipRow] | None = None
 
 
-class _Draft(NamedTuple):
-    row: MembershipRow
-    values: tuple[str, str, str]
-    task_id: str
+class _Made(NamedTuple):
+    """A generation as its children need it.
 
+    Attributes:
+        values: what has been decided on the way to it, in the order of `genworker.cohorts.axes.AXES`.
+    """
 
-class _Essay(NamedTuple):
     gen_id: str
-    draft: tuple[str, str, str]
-    template: str
+    values: tuple[str, ...]
+    task_id: str
+    model: str | None
+    replicate: int
 
 
 def compile_rows(axes: Axes, cohort_id: str, given: Given | None = None) -> Iterator[MembershipRow]:
@@ -56,78 +58,83 @@ def compile_rows(axes: Axes, cohort_id: str, given: Given | None = None) -> Iter
         given: stands in place of the stages that it holds.
     """
     lineages = Lineages(axes)
-    drafts: list[_Draft] = []
-    for draft in _drafts(axes, lineages, cohort_id) if given is None else map(_given_draft, given.drafts):
-        drafts.append(draft)
-        yield draft.row
-    essays: list[_Essay] = []
-    if given is not None and given.essays is not None:
-        by_id = {draft.row.gen_id: draft for draft in drafts}
-        for row in given.essays:
-            essays.append(_Essay(row.gen_id, by_id[row.parent_gen_id or ""].values, row.template_id))
+    parents: list[_Made] = []
+    for stage in STAGES:
+        rows = _given(stage, given, parents) if given is not None else None
+        if rows is None:
+            if not axes.templates[stage]:
+                return
+            made = _roots(axes, lineages, cohort_id) if stage.is_root else None
+            rows = made or _children(stage, axes, lineages, cohort_id, parents)
+        # The last stage has no children, and most of the rows.
+        keeps = stage.child is not None and bool(axes.templates[stage.child])
+        keeps = keeps or (given is not None and stage.is_root and given.essays is not None)
+        parents = []
+        for row, generation in rows:
+            if keeps:
+                parents.append(generation)
             yield row
-    else:
-        for row, essay in _essays(axes, lineages, cohort_id, drafts):
-            essays.append(essay)
-            yield row
-    yield from _evaluations(axes, lineages, cohort_id, essays)
 
 
-def _given_draft(row: MembershipRow) -> _Draft:
+_Rows = Iterator[tuple[MembershipRow, _Made]]
+
+
+def _given(stage: Stage, given: Given, parents: Sequence[_Made]) -> _Rows | None:
+    """The rows of a stage that are given; ``None`` when they are to be made."""
+    if stage is Stage.DRAFT:
+        return ((row, _given_draft(row)) for row in given.drafts)
+    if stage is Stage.ESSAY and given.essays is not None:
+        by_id = {parent.gen_id: parent for parent in parents}
+        return ((row, _given_essay(row, by_id[row.parent_gen_id or ""])) for row in given.essays)
+    return None
+
+
+def _given_draft(row: MembershipRow) -> _Made:
     values = (row.combo_id, row.template_id, row.llm_model_id or "")
-    return _Draft(row, values, draft_task_id(*values))
+    return _Made(row.gen_id, values, draft_task_id(*values), row.llm_model_id, row.replicate)
 
 
-def _drafts(axes: Axes, lineages: Lineages, cohort_id: str) -> Iterator[_Draft]:
-    replicates = range(1, axes.replicates[Stage.DRAFT] + 1)
+def _given_essay(row: MembershipRow, draft: _Made) -> _Made:
+    values = (*draft.values, row.template_id, INHERITED)
+    task_id = essay_task_id(draft.task_id, row.template_id)
+    return _Made(row.gen_id, values, task_id, row.llm_model_id, row.replicate)
+
+
+def _roots(axes: Axes, lineages: Lineages, cohort_id: str) -> _Rows:
+    stage = STAGES[0]
+    replicates = range(1, axes.replicates[stage] + 1)
     for values in lineages.drafts():
         combo, template, model = values
         task_id = draft_task_id(combo, template, model)
         for replicate in replicates:
-            name = gen_id(Stage.DRAFT, task_id, cohort_id, replicate_salt(replicate))
-            row = MembershipRow(Stage.DRAFT, name, cohort_id, None, combo, template, model, replicate, None)
-            yield _Draft(row, values, task_id)
+            name = gen_id(stage, task_id, cohort_id, replicate_salt(replicate))
+            row = MembershipRow(stage, name, cohort_id, None, combo, template, model, replicate, None)
+            yield row, _Made(name, values, task_id, model, replicate)
 
 
-def _essays(
-    axes: Axes, lineages: Lineages, cohort_id: str, drafts: Sequence[_Draft]
-) -> Iterator[tuple[MembershipRow, _Essay]]:
-    replicates = range(1, axes.replicates[Stage.ESSAY] + 1)
-    for draft in drafts:
-        parent = draft.row
-        for template in lineages.essays(draft.values):
-            task_id = essay_task_id(draft.task_id, template)
+def _children(
+    stage: Stage, axes: Axes, lineages: Lineages, cohort_id: str, parents: Sequence[_Made]
+) -> _Rows:
+    replicates = range(1, axes.replicates[stage] + 1)
+    for parent in parents:
+        for template, stated in lineages.steps(parent.values):
+            if stage.inherits_model:
+                model = stated or parent.model
+                other = model if model != parent.model else None
+                task_id = essay_task_id(parent.task_id, template, other)
+            else:
+                model = stated
+                task_id = evaluation_task_id(parent.gen_id, template, stated)
             for replicate in replicates:
-                name = gen_id(Stage.ESSAY, task_id, cohort_id, essay_salt(parent.replicate, replicate))
-                yield (
-                    MembershipRow(
-                        Stage.ESSAY,
-                        name,
-                        cohort_id,
-                        parent.gen_id,
-                        parent.combo_id,
-                        template,
-                        parent.llm_model_id,
-                        replicate,
-                        None,
-                    ),
-                    _Essay(name, draft.values, template),
+                salt = replicate_salt(replicate)
+                if stage.inherits_model:
+                    salt = essay_salt(parent.replicate, replicate)
+                name = gen_id(stage, task_id, cohort_id, salt)
+                combo = parent.values[0]
+                row = MembershipRow(
+                    stage, name, cohort_id, parent.gen_id, combo, template, model, replicate, None
                 )
-
-
-def _evaluations(
-    axes: Axes, lineages: Lineages, cohort_id: str, essays: Sequence[_Essay]
-) -> Iterator[MembershipRow]:
-    salts = [(n, replicate_salt(n)) for n in range(1, axes.replicates[Stage.EVALUATION] + 1)]
-    for essay in essays:
-        parent, combo = essay.gen_id, essay.draft[0]
-        for template, model in lineages.evaluations(essay.draft, essay.template):
-            task_id = evaluation_task_id(parent, template, model)
-            for replicate, salt in salts:
-                name = gen_id(Stage.EVALUATION, task_id, cohort_id, salt)
-                yield MembershipRow(
-                    Stage.EVALUATION, name, cohort_id, parent, combo, template, model, replicate, None
-                )
+                yield row, _Made(name, (*parent.values, template, stated), task_id, model, replicate)
 
 
 # Two tasks with one id
@@ -184,7 +191,7 @@ def twins(
 
 def _names(row: MembershipRow) -> str:
     names = [f"template {row.template_id!r}"]
-    if row.stage is not Stage.ESSAY:
+    if not row.stage.inherits_model:
         names.append(f"model {row.llm_model_id!r}")
     if _may_be_ambiguous(row.combo_id):
         names.append(f"combo {row.combo_id!r}")

@@ -34,12 +34,14 @@ from genworker.core.ids import combo_id
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault
 
-KEYS = ("concepts", "combos", "k_max", "level", "last_stage", "draft", "essay", "evaluation", "couple")
+MODELS_KEYS = {f"{stage.value}_models": stage for stage in STAGES if stage.inherits_model}
+"""Keys that give models to a stage which inherits its model where they are left out."""
+KEYS = ("concepts", "combos", "k_max", "level", "last_stage", *STAGES, *MODELS_KEYS, "couple")
 STAGE_KEYS = {
     stage: ("templates", "models", "replicates") if stage in MODEL_STAGES else ("templates", "replicates")
     for stage in STAGES
 }
-COUPLE_KEYS = ("axes", "allow", "csv")
+COUPLE_KEYS = ("axes", "allow", "csv", "tie")
 MAX_REPLICATES = 999_999
 _SHOWN_VALUES = 5
 
@@ -146,6 +148,8 @@ class _Reader:
                     (stage.value, "models"), section, "model", self.models, self.registers.models
                 )
                 models[stage] = named or active_models[stage]
+            elif stated := self._stated_models(stage, last):
+                models[stage] = stated
         axes = Axes(combos, templates, models, replicates)
         self.faults += empty_axes(axes, self.registers)
         axes = replace(axes, couplings=self._couplings(axes))
@@ -165,24 +169,40 @@ class _Reader:
     def _section(self, stage: Stage) -> Mapping[str, Any]:
         section = self.spec.document.get(stage.value, {})
         if not isinstance(section, Mapping):
-            self.fault((stage.value,), f"{stage.value} is not a table", _STAGE_EXAMPLE[stage])
+            models = ', models = ["m"]' if stage in MODEL_STAGES else ""
+            example = f'such as {stage.value} = {{ templates = ["one"]{models}, replicates = 2 }}'
+            self.fault((stage.value,), f"{stage.value} is not a table", example)
             return {}
         if "models" in section and stage not in MODEL_STAGES:
             self.fault(
                 (stage.value, "models"),
                 "an essay is written by its draft's model",
-                "name models under draft; to tie a model to an essay template, couple draft_model with it",
+                "name models under draft; to tie a model to an essay template, couple draft_model with it; "
+                f'to have other models write it, add: {stage.value}_models = ["…"]',
             )
         else:
             self._unknown_keys((stage.value,), section, STAGE_KEYS[stage])
         return section
 
     def _last_stage(self) -> Stage:
-        value = self.spec.document.get("last_stage", Stage.EVALUATION.value)
+        value = self.spec.document.get("last_stage", STAGES[-1].value)
         stage = next((stage for stage in STAGES if stage == value), None)
         if stage is None:
-            self.fault(("last_stage",), f"unknown stage {_repr(value)}", "use draft, essay or evaluation")
-        return stage or Stage.EVALUATION
+            names = [stage.value for stage in STAGES]
+            fix = f"use {', '.join(names[:-1])} or {names[-1]}"
+            self.fault(("last_stage",), f"unknown stage {_repr(value)}", fix)
+        return stage or STAGES[-1]
+
+    def _stated_models(self, stage: Stage, last: Stage) -> tuple[str, ...]:
+        """The models of a stage that inherits its model where none are stated."""
+        key = f"{stage.value}_models"
+        if key not in self.spec.document:
+            return ()
+        if stage.order > last.order:
+            self.fault((key,), f"lineages end with the {last.value}", f"remove {key}, or last_stage")
+            return ()
+        named = self._strings((key,), self.spec.document[key], '["one", "other"]')
+        return self._known((key,), named or (), "model", self.models, self.registers.models)
 
     def _strings(self, path: tuple[str | int, ...], value: Any, example: str) -> list[str] | None:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -321,10 +341,16 @@ class _Reader:
     def _coupling(self, number: int, table: Mapping[str, Any], axes: Axes) -> Coupling | None:
         path = ("couple", number)
         self._unknown_keys(path, table, COUPLE_KEYS)
-        if ("allow" in table) == ("csv" in table):
-            self.fault(path, "a coupling needs either allow or csv", 'such as allow = [["one", "other"]]')
+        if sum(key in table for key in ("allow", "csv", "tie")) != 1:
+            what = "a coupling needs either allow or csv"
+            self.fault(
+                path, what, 'such as allow = [["one", "other"]]; or tie = true, for axes that move together'
+            )
             return None
-        pairs = self._inline(path, table) if "allow" in table else self._from_csv(path, table)
+        if "tie" in table:
+            pairs = self._tied(path, table, axes)
+        else:
+            pairs = self._inline(path, table) if "allow" in table else self._from_csv(path, table)
         if pairs is None:
             return None
         names, tuples, where, line_of = pairs
@@ -370,10 +396,15 @@ class _Reader:
 
     def _good_axes(self, path: tuple[str | int, ...], names: tuple[str, ...], axes: Axes) -> bool:
         good = True
-        present = AXES[: max((STAGE_ENDS[stage] for stage in STAGES if axes.templates[stage]), default=0)]
+        end = max((STAGE_ENDS[stage] for stage in STAGES if axes.templates[stage]), default=0)
+        inheriting = [f"{stage.value}_model" for stage in STAGES if stage.inherits_model]
+        unstated = {axis for axis in inheriting if not axes.values(axis)}
+        present = [axis for axis in AXES[:end] if axis not in unstated]
         for name in names:
             if name not in present:
                 fix = _suggest(name, present, f"use {', '.join(present)}")
+                if name in unstated:
+                    fix = f'the models are the parents\' own until you state {name}s = ["…"]'
                 self.fault((*path, "axes"), f"unknown axis {name!r}", fix, value=name)
                 good = False
         if len(set(names)) != len(names) or len(names) < 2:
@@ -382,6 +413,24 @@ class _Reader:
             )
             good = False
         return good
+
+    def _tied(self, path: tuple[str | int, ...], table: Mapping[str, Any], axes: Axes) -> _Pairs | None:
+        """Axes that move together: the same value in each."""
+        example = '["draft_model", "essay_model"]'
+        if table["tie"] is not True:
+            self.fault((*path, "tie"), f"tie is {_repr(table['tie'])}", "write tie = true, or remove it")
+            return None
+        names = self._strings((*path, "axes"), table.get("axes"), example)
+        if names is None:
+            return None
+        if not self._good_axes(path, tuple(names), axes):
+            return None
+        first, *others = (axes.values(name) for name in names)
+        common = [value for value in first if all(value in other for other in others)]
+        if not common:
+            self.fault(path, f"no value stands in each of {', '.join(names)}", "tie axes that share values")
+            return None
+        return tuple(names), [(value,) * len(names) for value in common], self.spec.where, lambda *_: None
 
     def _inline(self, path: tuple[str | int, ...], table: Mapping[str, Any]) -> _Pairs | None:
         example = '["draft_template", "essay_template"]'
@@ -450,11 +499,6 @@ class _Reader:
 
 
 _Pairs = tuple[tuple[str, ...], list[tuple[str, ...]], str, Callable[[int, str | None], int | None]]
-_STAGE_EXAMPLE = {
-    Stage.DRAFT: 'such as draft = { templates = ["one"], models = ["m"], replicates = 2 }',
-    Stage.ESSAY: 'such as essay = { templates = ["one"], replicates = 2 }',
-    Stage.EVALUATION: 'such as evaluation = { templates = ["one"], models = ["m"], replicates = 2 }',
-}
 
 
 def _repr(value: object) -> str:

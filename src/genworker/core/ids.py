@@ -58,9 +58,14 @@ def draft_task_id(combo_id: str, template_id: str, model_id: str) -> str:
     return f"{combo_id}__{template_id}__{model_id}"
 
 
-def essay_task_id(draft_task: str, template_id: str) -> str:
-    """``<draft task_id>__<essay_template>``."""
-    return f"{draft_task}__{template_id}"
+def essay_task_id(draft_task: str, template_id: str, model_id: str | None = None) -> str:
+    """``<draft task_id>__<essay_template>``, and ``__<model>`` behind it where it is not the draft's.
+
+    Args:
+        model_id: the essay's model where that is another one than the draft's.
+    """
+    task = f"{draft_task}__{template_id}"
+    return task if model_id is None else f"{task}__{model_id}"
 
 
 def evaluation_task_id(essay_gen_id: str, template_id: str, model_id: str) -> str:

@@ -92,11 +92,14 @@ class Membership:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def task_id(self, index: int, parent_task_id: str | None = None) -> str:
+    def task_id(
+        self, index: int, parent_task_id: str | None = None, parent_model_id: str | None = None
+    ) -> str:
         """The task of a row: as the file has it, else made from its parts.
 
         Args:
             parent_task_id: the draft's task, for an essay whose draft stands outside this cohort.
+            parent_model_id: its model, likewise.
         """
         row = self.rows[index]
         if row.task_id is not None:
@@ -108,8 +111,9 @@ class Membership:
             return evaluation_task_id(row.parent_gen_id or "", row.template_id, model)
         parent = self.parents[index]
         if parent >= 0:
-            return essay_task_id(self.task_id(parent), row.template_id)
-        return essay_task_id(parent_task_id or row.parent_gen_id or "", row.template_id)
+            parent_task_id, parent_model_id = self.task_id(parent), self.rows[parent].llm_model_id
+        other = model if model and parent_model_id and model != parent_model_id else None
+        return essay_task_id(parent_task_id or row.parent_gen_id or "", row.template_id, other)
 
 
 def read_membership(

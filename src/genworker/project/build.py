@@ -14,7 +14,6 @@ from typing import TextIO
 from genworker.cohorts.axes import (
     DEFAULT_K_MAX,
     DEFAULT_LEVEL,
-    MODEL_STAGES,
     Axes,
     AxesDraft,
     ComboChoice,
@@ -217,6 +216,7 @@ class _Planner:
             source = Source("product")
             axes = self._take(catalog_axes(self.catalog, choice, self.registers))
             self._note_unused(choice)
+        self._note_left_out(axes)
         cohort_id = options.cohort_id or derived_cohort_id(axes, given)
         if options.cohort_id is None:
             refuse_linked_cohort(self.paths, cohort_id)
@@ -302,6 +302,17 @@ class _Planner:
                 "Name the file with --essays, or build under another name."
             )
 
+    def _note_left_out(self, axes: Axes) -> None:
+        """Say which stages the cohort ends before, where nobody has asked for that."""
+        if self.spec is not None and "last_stage" in self.spec.document:
+            return
+        for stage in STAGES:
+            if not axes.templates[stage] and not any(
+                axes.templates[later] for later in STAGES if later.order > stage.order
+            ):
+                register = self.registers.templates[stage]
+                self.notes.append(f"Left out: {stage.value}s, since {register} has no active template.")
+
     def _chosen(self) -> tuple[Stage, str, Sequence[tuple[int | None, str]]] | None:
         """The generations to build upon: their stage, the list's name, and (line, gen_id) of each."""
         if self.spec is not None:
@@ -356,7 +367,8 @@ class _Planner:
         if stage is Stage.ESSAY:
             templates[Stage.ESSAY] = ()
         axes = Axes((), templates, models, dict(self.catalog.replicates))
-        first = Stage.EVALUATION if stage is Stage.ESSAY else Stage.ESSAY
+        first = stage.child
+        assert first is not None, "drafts and essays are built upon, and evaluations come last"
         if not templates[first]:
             self.faults.append(
                 Fault(
@@ -365,10 +377,9 @@ class _Planner:
                     fix="set active to True for at least one",
                 )
             )
-        elif templates[Stage.EVALUATION] and not models[Stage.EVALUATION]:
-            self.faults += [
-                fault for fault in empty_axes(axes, self.registers) if fault.column == "for_evaluation"
-            ]
+        else:
+            # Of the stages that are given nothing is missing: only models are asked for.
+            self.faults += [fault for fault in empty_axes(axes, self.registers) if fault.column is not None]
         return axes
 
     # Checks
@@ -415,7 +426,7 @@ class _Planner:
             return
         try:
             digests[f"{stage.value}/{template_id}"] = self.templates.digest(stage, template_id)
-            values = child_values(stage, TRIAL_TEXT) if stage is not Stage.DRAFT else None
+            values = child_values(stage, TRIAL_TEXT) if not stage.is_root else None
             if values is None and axes.combos:
                 values = draft_values(self.catalog.draft_concepts(axes.combos[0]))
             if values is not None:
@@ -558,7 +569,7 @@ def mean_chars(
 ) -> float:
     """Characters of one prompt of a template, on average."""
     template = templates.get(stage, template_id)
-    if stage is not Stage.DRAFT:
+    if not stage.is_root:
         return len(template.render(child_values(stage, "")))
     combos = axes.combos
     step = max(1, len(combos) // SAMPLED_COMBOS)
@@ -575,6 +586,6 @@ def axis_values(plan: CohortPlan) -> dict[str, tuple[str, ...]]:
     for stage in STAGES:
         if axes.templates[stage]:
             found[f"{stage.value} templates"] = axes.templates[stage]
-            if stage in MODEL_STAGES:
+            if axes.models.get(stage):
                 found[f"{stage.value} models"] = axes.models[stage]
     return found

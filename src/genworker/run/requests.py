@@ -187,7 +187,8 @@ class CohortWork:
             parent = read_generation(self.project.paths.gens_root, above, row.parent_gen_id or "")
         except (StoreError, ValueError):
             return self.membership.task_id(job)
-        return self.membership.task_id(job, str(parent.metadata.get("task_id") or "") or None)
+        task = str(parent.metadata.get("task_id") or "") or None
+        return self.membership.task_id(job, task, parent.model_id)
 
     def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
         """See `genworker.ports.Work.call_facts`."""
