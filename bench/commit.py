@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.common import publish, workplace
+from genworker.core.facts import Facts
 from genworker.core.generation import Answer, encode_metadata, finish
 from genworker.core.stages import Stage
 from genworker.paths import Paths
@@ -25,7 +26,7 @@ def answers(count: int) -> list[Answer]:
     """Answers of a usual size, about 2 kB each."""
     facts = {"task_id": "t", "template_id": "x", "model_id": "m", "parent_gen_id": "", "parser": "identity"}
     return [
-        Answer(Stage.DRAFT, f"g{number:015d}", TEXT[:800], TEXT, {**facts, "n": number})
+        Answer(Stage.DRAFT, f"g{number:015d}", TEXT[:800], TEXT, Facts({**facts, "n": number}))
         for number in range(count)
     ]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from genworker.core.budget import Charge
 from genworker.core.completion import Completion, CompletionRequest, Usage
+from genworker.core.events import Event
+from genworker.core.facts import CallFacts, RowFacts
 from genworker.core.generation import Answer, Generation
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
@@ -105,11 +106,11 @@ class Work(Protocol):
         """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
         ...
 
-    def facts(self, job: int) -> dict[str, Any]:
+    def facts(self, job: int) -> RowFacts:
         """What the metadata say of the job, whatever the answer."""
         ...
 
-    def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
+    def call_facts(self, job: int, request: CompletionRequest) -> CallFacts:
         """What the metadata say of how it was asked."""
         ...
 
@@ -117,7 +118,7 @@ class Work(Protocol):
 class Journal(Protocol):
     """Hears what happens, for the record and for people. Must not block and must not raise."""
 
-    def record(self, event: str, **facts: Any) -> None:
+    def record(self, event: Event) -> None:
         """Something happened."""
 
     def trouble(self) -> StoreError | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from genworker.core.facts import Facts
 from genworker.core.generation import Answer, FailureKind
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
@@ -55,7 +56,7 @@ def check(request: pytest.FixtureRequest, tmp_path: Path) -> Check:
 
 def answer(gen_id: str = "a1", text: str = "some text", stage: Stage = Stage.DRAFT, **facts: Any) -> Answer:
     known = {"task_id": "t", "template_id": "x", "model_id": "m", "parent_gen_id": "", "run_id": "run-1"}
-    return Answer(stage, gen_id, "the prompt", text, {**known, "finish_reason": "stop", **facts})
+    return Answer(stage, gen_id, "the prompt", text, Facts({**known, "finish_reason": "stop", **facts}))
 
 
 def test_what_is_committed_is_found(check: Check) -> None:

@@ -13,9 +13,8 @@ from genworker.core.completion import Completion, CompletionRequest
 from genworker.project.open import open_project
 from genworker.providers.openai import OpenAIProvider
 from genworker.run.engine import RunOptions, RunResult, run_cohort
-from genworker.store.journal import read_journal
 from support.llm_server import Fault, Limits, LLMServer, Options, Rule
-from support.project import COHORT, Project, make_project, membership_rows, write
+from support.project import COHORT, Project, journal_lines, make_project, membership_rows, write
 
 
 def drafts(count: int) -> list[dict[str, str]]:
@@ -232,7 +231,7 @@ def test_retry_of_what_is_blocked_mends_the_ancestor_first(tmp_path: Path) -> No
 def test_every_call_leaves_a_line_before_it_is_made(tmp_path: Path) -> None:
     with LLMServer(Options(words=20)).in_thread() as server:
         result = run(configured(tmp_path, server.openai_url, 10))
-    events = [record["event"] for record in read_journal(result.journal_path)]
+    events = [record["event"] for record in journal_lines(result.journal_path)]
     assert events.count("calling") == events.count("answered") == 10
     assert events.index("calling") < events.index("answered")
 

@@ -21,9 +21,8 @@ import pytest
 
 from genworker.project.open import open_project
 from genworker.run.engine import RunOptions, run_cohort
-from genworker.store.journal import read_journal
 from support.llm_server import Fault, LLMServer, Options, Rule
-from support.project import COHORT, Row, make_project, membership_rows
+from support.project import COHORT, Row, journal_lines, make_project, membership_rows
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outcomes.md"
 BEGIN, END = "<!-- generated: begin -->", "<!-- generated: end -->"
@@ -132,7 +131,7 @@ def play(root: Path, api: str, rule: Rule) -> tuple[list[dict[str, Any]], dict[s
         url = server.openai_url if api == "openai" else server.anthropic_url
         project.configure(SETTINGS.format(kind=api, url=url))
         result = run_cohort(open_project(project.config, project.data), COHORT, RunOptions())
-    journal = list(read_journal(result.journal_path))
+    journal = list(journal_lines(result.journal_path))
     gen_id = next(row["gen_id"] for row in rows() if row["llm_model_id"] == "alpha")
     path = project.paths.metadata_path("draft", gen_id)
     metadata = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -265,6 +265,11 @@ def make_project(root: Path, rows: Iterable[Mapping[str, str]] | None = None) ->
     return project
 
 
+def journal_lines(path: Path) -> list[dict[str, Any]]:
+    """A run's journal as it stands in the file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def clean_environment() -> dict[str, str]:
     """The environment without what would reach into a test."""
     kept = {

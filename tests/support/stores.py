@@ -16,6 +16,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from genworker.core.facts import Facts
 from genworker.core.generation import Answer, encode_metadata, finish
 from genworker.core.ids import gen_id
 from genworker.core.stages import Stage
@@ -134,7 +135,7 @@ class StoreBuilder:
             **(facts or {}),
         }
         prompt = known.pop("prompt", f"Instructions of {row['template_id']}.\n\n{parent_text}\n\nAnswer now.")
-        generation = finish(Answer(stage, name, prompt, answer, known))
+        generation = finish(Answer(stage, name, prompt, answer, Facts(known)))
         directory = self.paths.generation_dir(stage, name)
         directory.mkdir(parents=True, exist_ok=True)
         texts = {"prompt.txt": prompt, "raw.txt": answer, "parsed.txt": generation.parsed_text}

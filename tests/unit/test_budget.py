@@ -105,7 +105,7 @@ def test_unpriced_is_not_free() -> None:
     charge = cost(route(None), Usage(5, 5))
     assert charge is not None
     assert not charge.priced
-    assert charge.usd_text is None
+    assert charge.known_usd is None
     assert cost(route(PRICE), Usage(5, None)) is None
 
 

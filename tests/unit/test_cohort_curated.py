@@ -7,6 +7,7 @@ from typing import Any
 
 from genworker.cohorts.compile import Given
 from genworker.cohorts.curated import given_rows, read_ids
+from genworker.core.facts import Facts
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault
@@ -47,8 +48,9 @@ STORE: dict[tuple[Stage, str], Mapping[str, Any]] = {
 
 
 def given_by(stage: Stage, *names: str) -> tuple[Given, list[Fault]]:
-    def read(where: Stage, name: str) -> Mapping[str, Any] | str:
-        return STORE.get((where, name)) or "is not in the store"
+    def read(where: Stage, name: str) -> Facts | str:
+        found = STORE.get((where, name))
+        return "is not in the store" if found is None else Facts(found)
 
     ids = [(line, name) for line, name in enumerate(names, start=1)]
     return given_rows(stage, ids, "second", read, make_catalog(), REGISTERS, ["gamma"], "list.txt")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from genworker.cohorts.freshness import Rendered, StaleReason, rendered, stale_reason
+from genworker.core.facts import Facts
 
 MADE = Rendered("llm", "t1", "p1", "d1", "r1", "s1")
 PARENT = Rendered("llm", None, None, None, None, "d1")
@@ -49,7 +50,7 @@ def test_the_rule(made: Rendered, today: dict[str, Any], reason: StaleReason | N
 
 def test_metadata_of_any_shape_can_be_read() -> None:
     files = {"prompt.txt": {"sha256": "p"}, "raw.txt": None, "parsed.txt": {"sha256": 3}}
-    assert rendered({"mode": "llm", "files": files, "template_sha256": ["x"]}) == Rendered(
+    assert rendered(Facts({"mode": "llm", "files": files, "template_sha256": ["x"]})) == Rendered(
         "llm", None, "p", None, None, None
     )
-    assert rendered({"files": "none"}) == Rendered(None, None, None, None, None, None)
+    assert rendered(Facts({"files": "none"})) == Rendered(None, None, None, None, None, None)

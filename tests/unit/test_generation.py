@@ -5,6 +5,7 @@ import json
 import pytest
 
 from genworker.core.completion import clean_text
+from genworker.core.facts import Facts
 from genworker.core.generation import Answer, FailureKind, Generation, encode_metadata, file_digest, finish
 from genworker.core.parsers import register
 from genworker.core.stages import Stage
@@ -17,7 +18,7 @@ def answer(raw: str, **facts: object) -> Answer:
         "g1",
         "the prompt",
         raw,
-        {"parser": "in_last_line", "finish_reason": "stop", **facts},
+        Facts({"parser": "in_last_line", "finish_reason": "stop", **facts}),
     )
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from genworker.core.facts import Facts
 from genworker.reports.failures import cause_of
 from genworker.reports.lineage import (
     EXCERPT_CHARS,
@@ -16,7 +17,7 @@ from genworker.reports.lineage import (
     prompt_view,
     text_view,
 )
-from genworker.reports.overview import Spending, cost_of, heat_cell
+from genworker.reports.overview import Spending, heat_cell
 from genworker.reports.tables import PivotCell
 
 
@@ -104,18 +105,18 @@ def test_an_excerpt_is_one_line_cut_between_words() -> None:
     ],
 )
 def test_a_cost_is_known_or_it_is_not(value: object, cost: Decimal | None) -> None:
-    assert cost_of({"cost_usd": value}) == cost
-    assert cost_of({}) is None
+    assert Facts({"cost_usd": value}).cost_usd == cost
+    assert Facts({}).cost_usd is None
 
 
 def test_unpriced_is_not_zero() -> None:
     spending = Spending()
     assert (spending.cost, spending.tokens) == ("–", "–")
-    spending.add({"mode": "copy"})
+    spending.add(Facts({"mode": "copy"}))
     assert spending.cost == "–", "a copy asks no model"
-    spending.add({"usage": {"input_tokens": 1200, "output_tokens": 34}})
+    spending.add(Facts({"usage": {"input_tokens": 1200, "output_tokens": 34}}))
     assert (spending.cost, spending.tokens) == ("unpriced", "1,200 → 34")
-    spending.add({"cost_usd": "1.5", "usage": {"input_tokens": None}})
+    spending.add(Facts({"cost_usd": "1.5", "usage": {"input_tokens": None}}))
     assert (spending.cost, spending.tokens) == ("$1.50 + ?", "1,200 → 34 + ?")
 
 

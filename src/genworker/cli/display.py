@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genworker.cli.app import use_colour
+from genworker.core.events import Event
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.stages import STAGES
 from genworker.core.visible import visible
@@ -83,12 +83,13 @@ class Display:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
-    def hear(self, event: str, facts: Mapping[str, Any]) -> None:
+    def hear(self, event: Event) -> None:
         """A journal event."""
-        shown = self._shown.get(event)
-        if shown is None or (self._quiet and event != "lane_stopped"):
+        shown = self._shown.get(event.word)
+        if shown is None or (self._quiet and event.word != "lane_stopped"):
             return
-        self._log.info(event, **{name: facts[name] for name in shown if facts.get(name) is not None})
+        facts = event.to_json()
+        self._log.info(event.word, **{name: facts[name] for name in shown if facts.get(name) is not None})
 
     def watch(self, run: RunInProgress) -> None:
         """The run has begun; called from its event loop."""

@@ -112,7 +112,11 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
             "tokens": caps.tokens,
         }
         spent = ledger.spent
-        record["spent"] = {"cost_usd": spent.usd_text, "calls": spent.calls, "tokens": spent.tokens}
+        record["spent"] = {
+            "cost_usd": format(spent.usd.normalize(), "f"),
+            "calls": spent.calls,
+            "tokens": spent.tokens,
+        }
     if as_json:
         put_json(record)
         return 0

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
 
 from genworker.cohorts.axes import Registers
 from genworker.cohorts.compile import Given
 from genworker.core.catalog import Catalog
+from genworker.core.facts import Facts
 from genworker.core.ids import id_fault
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.errors import Fault
 
-Facts = Mapping[str, Any]
 ReadFacts = Callable[[Stage, str], Facts | str]
 """The metadata of a generation that is done; else why it cannot be used, in words."""
 
@@ -113,12 +112,12 @@ class _Lineage:
         row = self.drafts.get(name)
         if row is None:
             facts = self._facts(Stage.DRAFT, name)
-            template, model = self._template(Stage.DRAFT, facts), _model(facts)
+            template, model = self._template(Stage.DRAFT, facts), facts.model_id
             if not model:
                 raise _Unusable("its metadata name no model")
             if model not in self.models:
                 raise _Unusable(f"its model {model!r} is not registered in {self.registers.models}")
-            combo = _text(facts, "combo_id") or _combo_of_task(_text(facts, "task_id"), template, model)
+            combo = facts.combo_id or _combo_of_task(facts.task_id or "", template, model)
             if id_fault(combo) is not None:
                 raise _Unusable("its metadata name no combo, and its task_id does not hold one")
             row = self.drafts[name] = self._row(Stage.DRAFT, name, None, combo, template, model, facts)
@@ -127,18 +126,18 @@ class _Lineage:
     def _essay(self, name: str) -> MembershipRow:
         facts = self._facts(Stage.ESSAY, name)
         template = self._template(Stage.ESSAY, facts)
-        parent = _text(facts, "parent_gen_id")
+        parent = facts.parent_gen_id
         if not parent or id_fault(parent) is not None:
             raise _Unusable("its metadata name no parent")
         try:
             draft = self._draft(parent)
         except _Unusable as error:
             raise _Unusable(f"its draft {parent}: {error}") from None
-        model = _model(facts) or draft.llm_model_id
+        model = facts.model_id or draft.llm_model_id
         return self._row(Stage.ESSAY, name, parent, draft.combo_id, template, model, facts)
 
     def _template(self, stage: Stage, facts: Facts) -> str:
-        template = _text(facts, "template_id")
+        template = facts.template_id
         if not template:
             raise _Unusable("its metadata name no template")
         if template not in self.catalog.templates[stage]:
@@ -156,20 +155,8 @@ class _Lineage:
         model: str | None,
         facts: Facts,
     ) -> MembershipRow:
-        number = facts.get("replicate")
-        replicate = 1
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 1:
-            replicate = number
+        replicate = facts.replicate or 1
         return MembershipRow(stage, name, self.cohort_id, parent, combo, template, model, replicate, None)
-
-
-def _text(facts: Facts, key: str) -> str:
-    value = facts.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _model(facts: Facts) -> str:
-    return _text(facts, "model_id") or _text(facts, "llm_model_id")
 
 
 def _combo_of_task(task_id: str, template: str, model: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from genworker.core.facts import Facts
 
 
 class StaleReason(StrEnum):
@@ -32,26 +33,22 @@ class Rendered(NamedTuple):
     parsed_sha256: str | None
 
 
-def rendered(metadata: Mapping[str, Any]) -> Rendered:
-    """Draw the digests out of a metadata record."""
-    files = metadata.get("files")
+def rendered(facts: Facts) -> Rendered:
+    """Draw the digests out of a generation's metadata."""
+    files = facts.files or {}
 
     def file(name: str) -> str | None:
-        record = files.get(name) if isinstance(files, Mapping) else None
-        return _text(record.get("sha256")) if isinstance(record, Mapping) else None
+        found = files.get(name)
+        return None if found is None else found.sha256
 
     return Rendered(
-        _text(metadata.get("mode")),
-        _text(metadata.get("template_sha256")),
+        facts.mode,
+        facts.template_sha256,
         file("prompt.txt"),
-        _text(metadata.get("parent_sha256")),
+        facts.parent_sha256,
         file("raw.txt"),
         file("parsed.txt"),
     )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def stale_reason(

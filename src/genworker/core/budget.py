@@ -31,9 +31,9 @@ class Charge:
     priced: bool = True
 
     @property
-    def usd_text(self) -> str | None:
-        """The money for a record; ``None`` when it is not known."""
-        return format(self.usd.normalize(), "f") if self.priced else None
+    def known_usd(self) -> Decimal | None:
+        """The money for a record, without trailing zeros; ``None`` when it is not known."""
+        return self.usd.normalize() if self.priced else None
 
     def __add__(self, other: Charge) -> Charge:
         return Charge(self.usd + other.usd, self.calls + other.calls, self.tokens + other.tokens)

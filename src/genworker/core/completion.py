@@ -36,6 +36,20 @@ class Usage:
     cache_write_tokens: int | None = None
     reasoning_tokens: int | None = None
 
+    @classmethod
+    def from_json(cls, record: object) -> Usage:
+        """The counts of a record; those that it lacks, or has in another form, are ``None``."""
+        if not isinstance(record, Mapping):
+            return cls()
+        counts = {name: record.get(name) for name in cls.__slots__}
+        return cls(
+            **{
+                name: value
+                for name, value in counts.items()
+                if isinstance(value, int) and not isinstance(value, bool)
+            }
+        )
+
     def to_json(self) -> dict[str, int | None]:
         """The counts that are known, with the two principal ones always present."""
         counts: dict[str, int | None] = {

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from genworker.core.completion import FinishReason
+from genworker.core.facts import MALFORMED_REASON, Facts
 from genworker.core.parsers import get_parser
 from genworker.core.stages import Stage
 from genworker.errors import ParseFailedError
@@ -26,10 +27,6 @@ class FailureKind(StrEnum):
     EMPTY = "empty"
     MALFORMED = "malformed"
     """What came back is not what the API promises; ``raw.txt`` has it as it came."""
-
-
-MALFORMED_REASON = "malformed"
-"""The ``finish_reason`` of an answer that could not be read as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Generation:
         prompt_text: the prompt that was sent; ``None`` when the file is absent.
         raw_text: the model's whole output, ``""`` when the file is absent.
         parsed_text: what downstream stages consume; ``None`` when the answer was no good.
-        metadata: lineage and provenance; empty when the file is absent.
+        metadata: lineage and provenance, as the file has them; empty when it is absent. See `facts`.
     """
 
     stage: Stage
@@ -63,16 +60,19 @@ class Generation:
     metadata: Mapping[str, Any]
 
     @property
+    def facts(self) -> Facts:
+        """What the metadata say, read with care."""
+        return Facts(self.metadata)
+
+    @property
     def parent_gen_id(self) -> str | None:
         """The generation that this one was made from; ``None`` for drafts."""
-        parent = self.metadata.get("parent_gen_id")
-        return str(parent) if parent else None
+        return self.facts.parent_gen_id
 
     @property
     def model_id(self) -> str | None:
         """The model's id in the catalogue, under whichever name the file has it."""
-        model = self.metadata.get("model_id", self.metadata.get("llm_model_id"))
-        return str(model) if model else None
+        return self.facts.model_id
 
     @property
     def is_done(self) -> bool:
@@ -102,14 +102,14 @@ class Answer:
     """What came back for one generation, before anything was made of it.
 
     Attributes:
-        facts: the metadata as far as they are known before parsing (see `finish`), in their order.
+        facts: the metadata as far as they are known before parsing (see `finish`).
     """
 
     stage: Stage
     gen_id: str
     prompt_text: str
     raw_text: str
-    facts: Mapping[str, Any]
+    facts: Facts
 
 
 def finish(answer: Answer) -> Generation:
@@ -122,8 +122,8 @@ def finish(answer: Answer) -> Generation:
     if parsed is not None:
         contents["parsed.txt"] = parsed
     metadata = {
-        **answer.facts,
-        "truncated": answer.facts.get("finish_reason") == FinishReason.LENGTH,
+        **answer.facts.record,
+        "truncated": answer.facts.finish_reason == FinishReason.LENGTH,
         "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
         "files": {
             name: {"sha256": file_digest(content), "size_bytes": len(content)}
@@ -133,11 +133,15 @@ def finish(answer: Answer) -> Generation:
     return Generation(answer.stage, answer.gen_id, answer.prompt_text, answer.raw_text, parsed, metadata)
 
 
+def judged_anew(facts: Facts) -> Facts:
+    """The facts of a committed answer without what `finish` says: to be parsed again."""
+    return facts.without("truncated", "failure", "files")
+
+
 def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
-    reason = answer.facts.get("finish_reason")
+    reason = answer.facts.finish_reason
     if reason == FinishReason.LENGTH:
-        sampling = answer.facts.get("sampling")
-        limit = sampling.get("max_tokens") if isinstance(sampling, Mapping) else None
+        limit = answer.facts.max_tokens
         at = f" at max_tokens = {limit}" if limit else ""
         return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}")
     if reason == FinishReason.CONTENT_FILTER:
@@ -147,7 +151,7 @@ def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
     if not answer.raw_text.strip():
         return None, Failure(FailureKind.EMPTY, "the answer is empty")
     try:
-        parser = get_parser(answer.stage, answer.facts.get("parser"))
+        parser = get_parser(answer.stage, answer.facts.parser)
     except LookupError as error:
         return None, Failure(FailureKind.UNPARSEABLE, str(error.args[0]))
     try:

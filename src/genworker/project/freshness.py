@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from genworker.cohorts.freshness import Rendered, StaleReason, rendered, stale_reason
+from genworker.core.facts import Facts
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
@@ -184,4 +185,4 @@ def _parse(content: bytes) -> Rendered:
         record = orjson.loads(content)
     except orjson.JSONDecodeError:
         return _NOTHING
-    return rendered(record) if isinstance(record, dict) else _NOTHING
+    return rendered(Facts(record)) if isinstance(record, dict) else _NOTHING

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Protocol, TextIO
 
 import orjson
 
+from genworker.core.facts import NO_FACTS
 from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import MembershipRow
 from genworker.core.parsers import read_score
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
-from genworker.reports.overview import cost_of
 
 
 class RowSource(Protocol):
@@ -168,7 +168,7 @@ class _Exporter:
 
     def row(self, row: MembershipRow) -> GenerationRow:
         generation, state, error = self._read(row)
-        metadata: Mapping[str, Any] = {} if generation is None else generation.metadata
+        facts = NO_FACTS if generation is None else generation.facts
         lineage = self._lineage(row)
         draft_id, draft = lineage.get(Stage.DRAFT, _NOBODY)
         essay_id, essay = lineage.get(Stage.ESSAY, _NOBODY)
@@ -183,9 +183,7 @@ class _Exporter:
                 shown = visible(generation.parsed_text or "", limit=60, one_line=True)
                 state, error = "unparseable", f"parsed.txt is no score from 0 to 10: {shown!r}"
         generation_model = essay.model or draft.model
-        usage = metadata.get("usage")
-        usage = usage if isinstance(usage, Mapping) else {}
-        cost = cost_of(metadata)
+        usage, cost = facts.usage, facts.cost_usd
         return GenerationRow(
             stage=row.stage.value,
             gen_id=row.gen_id,
@@ -208,18 +206,18 @@ class _Exporter:
             prompt=generation.prompt_text if generation else None,
             raw=(generation.raw_text or None) if generation else None,
             parsed=generation.parsed_text if generation else None,
-            finish_reason=_text(metadata.get("finish_reason")),
-            input_tokens=_whole(usage.get("input_tokens")),
-            output_tokens=_whole(usage.get("output_tokens")),
-            cached_input_tokens=_whole(usage.get("cached_input_tokens")),
-            reasoning_tokens=_whole(usage.get("reasoning_tokens")),
+            finish_reason=_text(facts.finish_reason),
+            input_tokens=_whole(usage.input_tokens),
+            output_tokens=_whole(usage.output_tokens),
+            cached_input_tokens=_whole(usage.cached_input_tokens),
+            reasoning_tokens=_whole(usage.reasoning_tokens),
             cost_usd=None if cost is None else float(cost),
-            attempts=_whole(metadata.get("attempts")),
-            started_at=_text(metadata.get("started_at")),
-            finished_at=_text(metadata.get("finished_at")),
-            latency_s=_number(metadata.get("latency_s")),
-            response_model=_text(metadata.get("response_model")),
-            mode=_text(metadata.get("mode")),
+            attempts=_whole(facts.attempts),
+            started_at=_text(facts.started_at),
+            finished_at=_text(facts.finished_at),
+            latency_s=_number(facts.latency_s),
+            response_model=_text(facts.response_model),
+            mode=_text(facts.mode),
         )
 
     def _lineage(self, row: MembershipRow) -> dict[Stage, tuple[str | None, _Facts]]:
@@ -246,8 +244,7 @@ class _Exporter:
             generation = self.source.generation(stage, gen_id)
         except (StoreError, ValueError):
             return _Facts(None, None, None)
-        template = generation.metadata.get("template_id")
-        return _Facts(str(template) if template else None, generation.model_id, generation.parent_gen_id)
+        return _Facts(generation.facts.template_id or None, generation.model_id, generation.parent_gen_id)
 
     def _read(self, row: MembershipRow) -> tuple[Generation | None, str, str | None]:
         try:
@@ -294,17 +291,18 @@ class _Exporter:
         return "missing"
 
 
-def _text(value: object) -> str | None:
+def _text(value: str | None) -> str | None:
     """A string of the metadata, without the lone surrogates that JSON can smuggle in."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+    return value.encode("utf-8", "replace").decode() if value is not None else None
 
 
-def _whole(value: object) -> int | None:
-    return value if type(value) is int and abs(value) < 2**53 else None
+def _whole(value: int | None) -> int | None:
+    """A count that every format can hold."""
+    return value if value is not None and abs(value) < 2**53 else None
 
 
-def _number(value: object) -> float | None:
-    return float(value) if type(value) in (int, float) and math.isfinite(value) else None  # type: ignore
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 # Files

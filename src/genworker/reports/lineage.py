@@ -6,16 +6,18 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from genworker.core.completion import Usage
+from genworker.core.facts import NO_FACTS, Facts
 from genworker.core.generation import Generation
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
-from genworker.reports.overview import TOKENS, HeatCell, cost_of, heat_cell
+from genworker.reports.overview import HeatCell, heat_cell
 from genworker.reports.scores import Axis, Essay, Evaluation, PivotKey, Scores, Source
 from genworker.reports.statistics import mean
 from genworker.reports.tables import PivotCell
@@ -314,10 +316,10 @@ class Lineages:
         *,
         score: str | None = None,
     ) -> GenerationView:
-        metadata: Mapping[str, Any] = {} if generation is None else generation.metadata
-        template = row.template_id if row else str(metadata.get("template_id") or "")
+        facts = NO_FACTS if generation is None else generation.facts
+        template = row.template_id if row else facts.template_id or ""
         model = (row.llm_model_id if row else None) or (generation.model_id if generation else None) or ""
-        replicate = row.replicate if row else metadata.get("replicate")
+        replicate = row.replicate if row else facts.replicate
         look = not stage.is_scored
         raw = generation.raw_text if generation else ""
         parsed = generation.parsed_text if generation else None
@@ -330,17 +332,17 @@ class Lineages:
             gen_id,
             template,
             model,
-            replicate if isinstance(replicate, int) else 1,
+            replicate or 1,
             word,
             reason.partition(": ")[2] if reason else None,
-            tuple(_facts(metadata)),
+            tuple(_shown(facts)),
             excerpt(parsed or ""),
             None if parsed is None else text_view(parsed, look=look),
             text_view(raw, look=look) if raw and raw != parsed else None,
             bool(raw) and raw == parsed,
-            bool(parsed) and metadata.get("mode") == "copy" and parsed == parent_text,
+            bool(parsed) and facts.is_copy and parsed == parent_text,
             prompt_view(title, prompt, parent_text) if prompt else None,
-            text_view(json.dumps(metadata, indent=2, ensure_ascii=False, default=str)) if metadata else None,
+            text_view(json.dumps(facts.record, indent=2, ensure_ascii=False, default=str)) if facts else None,
             f"genworker {again}",
             score,
         )
@@ -357,18 +359,23 @@ def _cell(evaluations: Iterable[Evaluation]) -> PivotCell:
     return cell
 
 
-def _facts(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    if not metadata:
+def _shown(facts: Facts) -> Iterator[tuple[str, str]]:
+    """What a person wants to see of the metadata at once, as (title, value)."""
+    if not facts:
         return
-    usage = metadata.get("usage")
-    if isinstance(usage, Mapping):
-        known = [str(count) if isinstance(count := usage.get(name), int) else "?" for name in TOKENS]
+    usage = facts.usage
+    if usage != Usage():
+        known = ("?" if count is None else str(count) for count in (usage.input_tokens, usage.output_tokens))
         yield "tokens", " → ".join(known)
-    if metadata.get("mode") == "copy":
+    if facts.is_copy:
         yield "mode", "copied from its draft, no call"
     else:
-        cost = cost_of(metadata)
+        cost = facts.cost_usd
         yield "cost", "unpriced" if cost is None else f"${cost:.4f}"
-    for name, title in (("finish_reason", "finish"), ("attempts", "attempts"), ("latency_s", "seconds")):
-        if metadata.get(name) is not None:
-            yield title, visible(str(metadata[name]), limit=80, one_line=True)
+    for value, title in (
+        (facts.finish_reason, "finish"),
+        (facts.attempts, "attempts"),
+        (facts.latency_s, "seconds"),
+    ):
+        if value is not None:
+            yield title, visible(str(value), limit=80, one_line=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Any
+from decimal import Decimal
 
+from genworker.core.facts import Facts
 from genworker.core.plan import RowState
 from genworker.core.stages import STAGES, Stage
 from genworker.reports.scores import Outcome, PivotKey, Scores, Source
 from genworker.reports.statistics import mean, spread
 from genworker.reports.tables import PivotCell, PivotRow, Tally
-
-TOKENS = ("input_tokens", "output_tokens")
 
 
 @dataclass(slots=True)
@@ -34,18 +32,17 @@ class Spending:
     unpriced: int = 0
     uncounted: int = 0
 
-    def add(self, metadata: Mapping[str, Any]) -> None:
+    def add(self, facts: Facts) -> None:
         """Count one answer; a copy asked no model and costs nothing."""
-        if metadata.get("mode") == "copy":
+        if facts.is_copy:
             return
-        usage = metadata.get("usage")
-        took, gave = (usage.get(name) for name in TOKENS) if isinstance(usage, Mapping) else (None, None)
-        if isinstance(took, int) and isinstance(gave, int):
+        took, gave = facts.usage.input_tokens, facts.usage.output_tokens
+        if took is not None and gave is not None:
             self.input_tokens += took
             self.output_tokens += gave
         else:
             self.uncounted += 1
-        cost = cost_of(metadata)
+        cost = facts.cost_usd
         if cost is None:
             self.unpriced += 1
         else:
@@ -65,18 +62,6 @@ class Spending:
         if not self.priced:
             return "unpriced" if self.unpriced else "–"
         return f"${self.cost_usd:,.2f}{' + ?' if self.unpriced else ''}"
-
-
-def cost_of(metadata: Mapping[str, Any]) -> Decimal | None:
-    """What an answer cost in US dollars; ``None`` where that is not known."""
-    cost = metadata.get("cost_usd")
-    if isinstance(cost, bool) or not isinstance(cost, (int, float, str)):
-        return None
-    try:
-        amount = Decimal(str(cost))
-    except InvalidOperation:
-        return None
-    return amount if amount.is_finite() and amount >= 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +93,7 @@ def stage_views(scores: Scores, source: Source) -> list[StageView]:
     plan = scores.plan
     for row, state in zip(plan.membership.rows, plan.states, strict=True):
         if state in (RowState.DONE, RowState.FAILED):
-            spending[row.stage].add(source.metadata(row.stage, row.gen_id))
+            spending[row.stage].add(source.facts(row.stage, row.gen_id))
     views = []
     for stage, counts in plan.counts().items():
         kinds = plan.failed_kinds(stage)

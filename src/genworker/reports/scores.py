@@ -7,11 +7,12 @@ Owns the meaning of "a score of the plan": one `Evaluation` per row, whatever be
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from genworker.core.facts import Facts
 from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.parsers import read_score
@@ -48,7 +49,7 @@ class Source(Protocol):
         """One generation; raises `StoreError` when it cannot be read."""
         ...
 
-    def metadata(self, stage: Stage, gen_id: str) -> Mapping[str, Any]:
+    def facts(self, stage: Stage, gen_id: str) -> Facts:
         """Lineage and provenance of a generation; empty when there are none."""
         ...
 
@@ -351,14 +352,8 @@ class _Reader:
             generation = self.source.generation(stage, gen_id)
         except (StoreError, ValueError):  # cleaned up, damaged, or named by damaged metadata
             return "", "", 1, ""
-        metadata = generation.metadata
-        replicate = metadata.get("replicate")
-        return (
-            str(metadata.get("template_id") or ""),
-            generation.model_id or "",
-            replicate if isinstance(replicate, int) else 1,
-            generation.parent_gen_id or "",
-        )
+        facts = generation.facts
+        return facts.template_id or "", facts.model_id or "", facts.replicate or 1, facts.parent_gen_id or ""
 
 
 def _one_line(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import cast
 
+from genworker.core.events import Interrupted, InterruptedAgain, RunEnded
 from genworker.core.membership import Membership
 from genworker.errors import Fault, UsageError
 from genworker.project.open import Project, open_membership
@@ -170,12 +171,13 @@ class _Engine:
                 signal=self._signal,
             )
             station.journal.record(
-                "run_ended",
-                exit_code=int(result.exit_code),
-                calls=station.progress.calls,
-                spent_usd=station.scheduler.budget.spent.usd,
-                capped=ending.capped,
-                limits=ending.limits,
+                RunEnded(
+                    exit_code=int(result.exit_code),
+                    calls=station.progress.calls,
+                    spent_usd=station.scheduler.budget.spent.usd,
+                    capped=ending.capped,
+                    limits=ending.limits,
+                )
             )
             return result
 
@@ -187,9 +189,9 @@ class _Engine:
         if self._is_open:
             name = signal.Signals(number).name
             if again:
-                station.journal.record("interrupted_again", signal=name)
+                station.journal.record(InterruptedAgain(name))
             else:
-                station.journal.record("interrupted", signal=name, deadline_s=timeout_s)
+                station.journal.record(Interrupted(name, deadline_s=timeout_s))
         if station.runner is None:
             return  # `_supervise` will see it, and begin nothing
         if again:

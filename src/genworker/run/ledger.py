@@ -6,16 +6,29 @@ what it may have spent: a call without a known end counts at its worst case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from genworker.core.budget import NOTHING, Caps, Charge, Price
-from genworker.core.completion import Sampling, Usage
+from genworker.core.completion import Sampling
+from genworker.core.events import (
+    CALL_ENDS,
+    Abandoned,
+    Answered,
+    CallFailed,
+    Calling,
+    OddEventError,
+    ReparseStarted,
+    RowFailed,
+    RunEnded,
+    RunStarted,
+    event_from_json,
+)
+from genworker.core.facts import MODE_LLM, NO_FACTS, Facts
 from genworker.core.membership import Membership
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ConfigError, Fault
@@ -23,13 +36,11 @@ from genworker.paths import METADATA_FILE, Paths
 from genworker.project.settings import LoadedSettings
 from genworker.run.routes import Route, longest_answer
 from genworker.store.index import StoreIndex
+from genworker.store.journal import read_events
 from genworker.store.reading import read_bytes
 
 FindPrice = Callable[[str, str, str], Price | None]
 """(endpoint, model's id, model's name there) to its price today."""
-
-_ENDS = ("answered", "retry", "failed", "stopped", "abandoned")
-_MARKS = tuple(f'"event":"{event}"'.encode() for event in ("calling", *_ENDS))
 
 
 @dataclass(slots=True)
@@ -73,55 +84,49 @@ def _is_of(path: Path, cohort_id: str) -> bool:
     """Whether a journal's first line names the cohort."""
     try:
         with path.open("rb") as stream:
-            record = orjson.loads(stream.readline())
-    except (OSError, orjson.JSONDecodeError):
+            first = event_from_json(orjson.loads(stream.readline()))
+    except (OSError, orjson.JSONDecodeError, OddEventError):
         return False
-    return isinstance(record, dict) and record.get("cohort") == cohort_id
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as stream:
-        for line in stream:
-            if any(mark in line for mark in _MARKS):
-                try:
-                    record = orjson.loads(line)
-                except orjson.JSONDecodeError:
-                    continue  # the last line of a run that was cut off
-                yield record
+    return isinstance(first, RunStarted | ReparseStarted) and first.cohort == cohort_id
 
 
 def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
-    out: dict[tuple[str, str], dict[str, Any]] = {}
+    out: dict[tuple[Stage, str], Calling] = {}
     usd, calls, tokens = ledger.spent.usd, ledger.spent.calls, ledger.spent.tokens
-    for record in _lines(path):
-        key = (str(record.get("stage")), str(record.get("gen_id")))
-        if record.get("event") == "calling":
+    for event in read_events(path, Calling, *CALL_ENDS):
+        if isinstance(event, Calling):
+            key = (event.stage, event.gen_id)
             before = out.get(key)
             if before is not None:  # its end is not on record
                 ledger.open_calls += 1
                 usd += _worst(ledger, before, find_price)
-                tokens += int(before.get("worst_tokens") or 0)
-            out[key] = record
+                tokens += before.worst_tokens or 0
+            out[key] = event
             calls += 1
             continue
+        assert isinstance(event, CALL_ENDS)
+        key = (event.stage, event.gen_id)
         call = out.pop(key, None)
         if call is None:
             continue
-        if record["event"] == "answered":
+        if isinstance(event, Answered):
             ledger._answered.add(hash(key))
-            usage = _usage(record.get("usage"))
-            known = _known(ledger, record.get("cost_usd"), usage, call, find_price)
+            usage = event.usage
+            known = event.cost_usd
+            if known is None:
+                price = _price(call.endpoint, call.model_id, call.model, find_price)
+                known = None if price is None else price.cost(usage)
             usd += known if known is not None else _worst(ledger, call, find_price)
             read, written = usage.input_tokens, usage.output_tokens
             counted = read is not None and written is not None
-            tokens += (read or 0) + (written or 0) if counted else int(call.get("worst_tokens") or 0)
-        elif record["event"] == "abandoned" or record.get("may_be_billed"):
+            tokens += (read or 0) + (written or 0) if counted else call.worst_tokens or 0
+        elif isinstance(event, Abandoned) or (not isinstance(event, RowFailed) and event.may_be_billed):
             usd += _worst(ledger, call, find_price)
-            tokens += int(call.get("worst_tokens") or 0)
+            tokens += call.worst_tokens or 0
     for call in out.values():
         ledger.open_calls += 1
         usd += _worst(ledger, call, find_price)
-        tokens += int(call.get("worst_tokens") or 0)
+        tokens += call.worst_tokens or 0
     ledger.spent = Charge(usd, calls, tokens)
 
 
@@ -138,7 +143,7 @@ def _add_store(
     directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
     there = {stage: index.names(stage) | asides[stage] for stage in STAGES}
     for row in membership.rows:
-        if row.gen_id not in there[row.stage] or hash((row.stage.value, row.gen_id)) in ledger._answered:
+        if row.gen_id not in there[row.stage] or hash((row.stage, row.gen_id)) in ledger._answered:
             continue
         found = []
         if row.gen_id in index.names(row.stage):
@@ -147,16 +152,16 @@ def _add_store(
             found += sorted(map(str, paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}")))
         for path in found:
             facts = _facts(path)
-            if facts.get("run_id") in runs or facts.get("cohort_id") != membership.cohort_id:
+            if facts.run_id in runs or facts.cohort_id != membership.cohort_id or facts.mode != MODE_LLM:
                 continue
-            if facts.get("mode") != "llm":
-                continue
-            usage = _usage(facts.get("usage"))
-            known = _known(ledger, facts.get("cost_usd"), usage, facts, find_price)
+            usage, known = facts.usage, facts.cost_usd
             if known is None:
-                ledger.unpriced.add(str(facts.get("model_id")))
+                price = _price(facts.endpoint, facts.model_id, facts.model, find_price)
+                known = None if price is None else price.cost(usage)
+            if known is None:
+                ledger.unpriced.add(str(facts.model_id))
             tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-            ledger.spent += Charge(known or Decimal(0), int(facts.get("attempts") or 1), tokens)
+            ledger.spent += Charge(known or Decimal(0), facts.attempts or 1, tokens)
 
 
 def _names(directory: Path) -> set[str]:
@@ -166,76 +171,49 @@ def _names(directory: Path) -> set[str]:
         return set()
 
 
-def _facts(path: str) -> dict[str, Any]:
+def _facts(path: str) -> Facts:
     try:
         record = orjson.loads(read_bytes(path))
     except orjson.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}
+        return NO_FACTS
+    return Facts(record) if isinstance(record, dict) else NO_FACTS
 
 
-def _usage(record: Any) -> Usage:
-    counts = record if isinstance(record, dict) else {}
-    return Usage(
-        **{
-            name: value
-            for name in Usage.__slots__
-            if isinstance(value := counts.get(name), int) and not isinstance(value, bool)
-        }
-    )
-
-
-def _money(value: Any) -> Decimal | None:
-    try:
-        return Decimal(value) if isinstance(value, str | int) else None
-    except InvalidOperation:
+def _price(
+    endpoint: str | None, model_id: str | None, model: str | None, find_price: FindPrice
+) -> Price | None:
+    """The price today; ``None`` also where the record does not say what was asked."""
+    if endpoint is None or model is None:
         return None
+    return find_price(endpoint, model_id or "", model)
 
 
-def _price(call: dict[str, Any], find_price: FindPrice) -> Price | None:
-    endpoint, model = call.get("endpoint"), call.get("model")
-    if not isinstance(endpoint, str) or not isinstance(model, str):
-        return None
-    return find_price(endpoint, str(call.get("model_id") or ""), model)
-
-
-def _known(
-    ledger: Ledger, recorded: Any, usage: Usage, call: dict[str, Any], find_price: FindPrice
-) -> Decimal | None:
-    """What an answer cost: as it was recorded, else at today's price."""
-    if (money := _money(recorded)) is not None:
-        return money
-    price = _price(call, find_price)
-    return None if price is None else price.cost(usage)
-
-
-def _worst(ledger: Ledger, call: dict[str, Any], find_price: FindPrice) -> Decimal:
-    if (money := _money(call.get("worst_usd"))) is not None:
-        return money
-    price = _price(call, find_price)
+def _worst(ledger: Ledger, call: Calling, find_price: FindPrice) -> Decimal:
+    if call.worst_usd is not None:
+        return call.worst_usd
+    price = _price(call.endpoint, call.model_id, call.model, find_price)
     if price is None:
-        ledger.unpriced.add(str(call.get("model_id") or call.get("model")))
+        ledger.unpriced.add(str(call.model_id or call.model))
         return Decimal(0)
-    tokens = int(call.get("worst_tokens") or 0)
+    tokens = call.worst_tokens or 0
     return max(price.at_most(tokens, 0), price.at_most(0, tokens))
 
 
-def failed_calls(paths: Paths, cohort_id: str) -> set[tuple[str, str]]:
+def failed_calls(paths: Paths, cohort_id: str) -> set[tuple[Stage, str]]:
     """(stage, gen_id) of rows whose last call in any run failed for good, without an answer."""
-    failed: set[tuple[str, str]] = set()
+    failed: set[tuple[Stage, str]] = set()
     for path in sorted(paths.runs_dir.glob("*.jsonl")):
         if not _is_of(path, cohort_id):
             continue
-        for record in _lines(path):
-            key = (str(record.get("stage")), str(record.get("gen_id")))
-            if record["event"] == "failed":
-                failed.add(key)
-            elif record["event"] == "answered":
-                failed.discard(key)
+        for event in read_events(path, CallFailed, RowFailed, Answered):
+            if isinstance(event, CallFailed | RowFailed):
+                failed.add((event.stage, event.gen_id))
+            elif isinstance(event, Answered):
+                failed.discard((event.stage, event.gen_id))
     return failed
 
 
-def last_limits(paths: Paths, cohort_id: str) -> dict[str, dict[str, float]]:
+def last_limits(paths: Paths, cohort_id: str) -> Mapping[str, Mapping[str, float]]:
     """What the cohort's latest run found each lane to allow: its name to ``at_once`` and ``per_min``."""
     for path in sorted(paths.runs_dir.glob("*.jsonl"), reverse=True):
         if not _is_of(path, cohort_id):
@@ -245,18 +223,11 @@ def last_limits(paths: Paths, cohort_id: str) -> dict[str, dict[str, float]]:
             stream.seek(max(0, stream.tell() - 65_536))
             last = stream.read().splitlines()[-1:]
         try:
-            record = orjson.loads(last[0]) if last else {}
-        except orjson.JSONDecodeError:
-            record = {}
-        limits = record.get("limits") if isinstance(record, dict) else None
-        if isinstance(limits, dict):
-            return {
-                str(name): {
-                    key: float(value) for key, value in found.items() if isinstance(value, int | float)
-                }
-                for name, found in limits.items()
-                if isinstance(found, dict)
-            }
+            event = event_from_json(orjson.loads(last[0])) if last else None
+        except (orjson.JSONDecodeError, OddEventError):
+            continue
+        if isinstance(event, RunEnded) and event.limits is not None:
+            return event.limits
     return {}
 
 

@@ -11,6 +11,7 @@ import time
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
+from genworker.core.events import Locked
 from genworker.errors import LockedError
 from genworker.project.open import Project
 from genworker.store.durable import cannot_write, make_directories, refuse_links
@@ -78,7 +79,7 @@ class CohortLock:
                 f"kill -INT {self._lock.holder().get('pid', 'PID')}; its lock dies with it"
             )
         for listener in self._listeners:
-            listener("locked", {"cohort": self._cohort_id, "holder": holder, "then": self._if_locked.value})
+            listener(Locked(self._cohort_id, holder, then=self._if_locked.value))
         if self._if_locked is IfLocked.SHARE:
             return
         self.waited = True

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from genworker.core.budget import Budget, Caps
-from genworker.core.generation import Answer, FailureKind, finish
+from genworker.core.events import ParsedAtStart, Salvaged, Warned
+from genworker.core.facts import Facts
+from genworker.core.generation import Answer, FailureKind, finish, judged_anew
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
@@ -139,7 +141,7 @@ class Planner:
             if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(job):
                 row = self.membership.rows[job]
                 self.progress.reparsed += 1
-                self.journal.record("reparsed", stage=row.stage.value, gen_id=row.gen_id)
+                self.journal.record(ParsedAtStart(row.stage, row.gen_id))
         if self.progress.reparsed:
             self.index = StoreIndex(self.project.paths)
             plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
@@ -151,10 +153,9 @@ class Planner:
             held = read_generation(self.project.paths.gens_root, row.stage, row.gen_id)
         except StoreError:
             return False
-        kept = {
-            key: value for key, value in held.metadata.items() if key not in ("truncated", "failure", "files")
-        }
-        facts = {**self.work.facts(job), **kept, "parser": self.work.facts(job)["parser"]}
+        now = self.work.facts(job)
+        # What the answer says of itself goes before what would be written today, but for the parser.
+        facts = Facts.of(now).changed(**judged_anew(held.facts).record).changed(parser=now.parser)
         answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
         if finish(answer).parsed_text is None:
             return False
@@ -175,7 +176,7 @@ class Planner:
                 )
         warning = check_room(self.project.paths.data_root, len(jobs))
         if warning is not None:
-            self.journal.record("warning", what=warning)
+            self.journal.record(Warned(warning))
 
     def _replaced(self, jobs: Sequence[int]) -> frozenset[int]:
         """Jobs whose generation stands in the store already and is made again."""
@@ -234,7 +235,7 @@ async def salvage(project: Project, store: FilesystemStore, journal: RunJournal,
     progress.salvaged += len(sweep.committed)
     for name in ("committed", "kept_aside", "dropped"):
         for stage, gen_id in getattr(sweep, name):
-            journal.record("salvaged", stage=stage.value, gen_id=gen_id, what=name)
+            journal.record(Salvaged(stage, gen_id, what=name))
 
 
 def _not_salvaged(errors: Sequence[StoreError]) -> StoreError:

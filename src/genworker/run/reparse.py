@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from genworker.core.generation import Answer, Generation, finish
+from genworker.core import events
+from genworker.core.generation import Answer, Generation, finish, judged_anew
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.stages import Stage
 from genworker.errors import CatalogError, StoreError
@@ -23,9 +24,6 @@ from genworker.store.reader import StoreReader
 
 BATCH = 256
 """Answers that are committed together."""
-
-_JUDGED = ("truncated", "failure", "files")
-"""What `finish` says anew."""
 
 
 class Change(StrEnum):
@@ -112,7 +110,7 @@ async def _commit_all(project: Project, cohort_id: str, parsing: _Parsing, run_i
     async with FilesystemStore(project.paths, run_id, group_permissions=group) as store:
         journal = RunJournal(project.paths, run_id)
         try:
-            journal.record("reparse_started", run_id=run_id, cohort=cohort_id)
+            journal.record(events.ReparseStarted(run_id, cohort_id))
             batch: list[Answer] = []
             for answer, change in parsing.answers():
                 if not await store.claim(answer.stage, answer.gen_id):
@@ -120,9 +118,7 @@ async def _commit_all(project: Project, cohort_id: str, parsing: _Parsing, run_i
                     parsing.result.changes.remove(change)
                     continue
                 batch.append(answer)
-                journal.record(
-                    "reparsed", stage=answer.stage.value, gen_id=answer.gen_id, change=change.change.value
-                )
+                journal.record(events.Reparsed(answer.stage, answer.gen_id, change=change.change.value))
                 if len(batch) == BATCH:
                     await _commit(store, batch)
                     batch = []
@@ -171,8 +167,7 @@ class _Parsing:
                 result.unknown += 1
                 continue
             result.parsed += 1
-            facts = {key: value for key, value in held.metadata.items() if key not in _JUDGED}
-            facts |= {"parser": entry.parser or "identity", "reparsed_at": _now()}
+            facts = judged_anew(held.facts).changed(parser=entry.parser or "identity", reparsed_at=_now())
             answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
             change = _compare(row, held, finish(answer))
             if change is None:
@@ -193,7 +188,7 @@ class _Parsing:
             held = self.reader.generation(row.stage, row.gen_id)
         except StoreError:
             return None  # damaged: `verify` says so
-        return held if held.raw_text and held.metadata.get("mode") != "copy" else None
+        return held if held.raw_text and not held.facts.is_copy else None
 
 
 def _compare(row: MembershipRow, old: Generation, new: Generation) -> Reparsed | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from genworker.core.budget import Charge
 from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.completion import CompletionRequest, Sampling, Usage
+from genworker.core.facts import MODE_COPY, MODE_LLM, CallFacts, RowFacts
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.prefixes import Frame, Prefix, frame, is_long, prefix_of
@@ -153,30 +153,30 @@ class CohortWork:
             self._frames[key] = frame(self.templates.get(stage, template_id))
         return self._frames[key]
 
-    def facts(self, job: int) -> dict[str, Any]:
+    def facts(self, job: int) -> RowFacts:
         """See `genworker.ports.Work.facts`."""
         row = self.membership.rows[job]
         entry = self.project.catalog.templates[row.stage].get(row.template_id)
         copy = self.is_copy(job)
-        return {
-            "task_id": self._task_id(job),
-            "template_id": row.template_id,
-            "model_id": row.llm_model_id or "",
-            "parent_gen_id": row.parent_gen_id or "",
-            "stage": row.stage.value,
-            "gen_id": row.gen_id,
-            "cohort_id": row.cohort_id,
-            "combo_id": row.combo_id,
-            "replicate": row.replicate,
-            "function": row.stage.function,
-            "mode": "copy" if copy else "llm",
-            "run_id": self.run_id,
-            "genworker_version": self.version,
-            "parser": (entry.parser if entry is not None else None) or "identity",
-            "template_sha256": None if copy else self.templates.digest(row.stage, row.template_id),
+        return RowFacts(
+            task_id=self._task_id(job),
+            template_id=row.template_id,
+            model_id=row.llm_model_id or "",
+            parent_gen_id=row.parent_gen_id or "",
+            stage=row.stage,
+            gen_id=row.gen_id,
+            cohort_id=row.cohort_id,
+            combo_id=row.combo_id,
+            replicate=row.replicate,
+            function=row.stage.function,
+            mode=MODE_COPY if copy else MODE_LLM,
+            run_id=self.run_id,
+            genworker_version=self.version,
+            parser=(entry.parser if entry is not None else None) or "identity",
+            template_sha256=None if copy else self.templates.digest(row.stage, row.template_id),
             # What the prompt was made from: a child of a text that has been replaced since is stale.
-            "parent_sha256": None if copy else self._parents.get(row.parent_gen_id),
-        }
+            parent_sha256=None if copy else self._parents.get(row.parent_gen_id),
+        )
 
     def _task_id(self, job: int) -> str:
         row = self.membership.rows[job]
@@ -187,19 +187,18 @@ class CohortWork:
             parent = read_generation(self.project.paths.gens_root, above, row.parent_gen_id or "")
         except (StoreError, ValueError):
             return self.membership.task_id(job)
-        task = str(parent.metadata.get("task_id") or "") or None
-        return self.membership.task_id(job, task, parent.model_id)
+        return self.membership.task_id(job, parent.facts.task_id or None, parent.model_id)
 
-    def call_facts(self, job: int, request: CompletionRequest) -> Mapping[str, Any]:
+    def call_facts(self, job: int, request: CompletionRequest) -> CallFacts:
         """See `genworker.ports.Work.call_facts`."""
         route = self.route(job)
-        return {
-            "endpoint": route.endpoint,
-            "provider": route.kind,
-            "model": request.model,
-            "fallback": route.is_fallback,
-            "sampling": request.sampling.to_json(),
-        }
+        return CallFacts(
+            endpoint=route.endpoint,
+            provider=route.kind,
+            model=request.model,
+            fallback=route.is_fallback,
+            sampling=request.sampling,
+        )
 
 
 def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:

@@ -9,14 +9,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from genworker.core.budget import Charge
 from genworker.core.completion import Completion, CompletionRequest
-from genworker.core.generation import MALFORMED_REASON, Answer, Generation
+from genworker.core.events import (
+    Abandoned,
+    AlreadyThere,
+    Answered,
+    AnswerNotStored,
+    CallFailed,
+    Calling,
+    CallStopped,
+    Committed,
+    LaneStopped,
+    Retried,
+    RowFailed,
+    StoreRefused,
+    TakenElsewhere,
+)
+from genworker.core.facts import (
+    MALFORMED_REASON,
+    MODE_LLM,
+    AnswerFacts,
+    CopyFacts,
+    Facts,
+    MalformedFacts,
+)
+from genworker.core.generation import Answer, Generation
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress
 from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
@@ -256,7 +279,7 @@ class Runner:
         if theirs is None:
             return True
         self._scheduler.answered(job)
-        self._journal.record("already_there", stage=row.stage.value, gen_id=row.gen_id)
+        self._journal.record(AlreadyThere(row.stage, row.gen_id))
         self._settle(job, theirs)
         await self._store.release(row.stage, row.gen_id)
         return False
@@ -267,7 +290,7 @@ class Runner:
         looks = self._elsewhere.get(job, 0)
         self._elsewhere[job] = looks + 1
         if not looks:
-            self._journal.record("taken_elsewhere", stage=row.stage.value, gen_id=row.gen_id)
+            self._journal.record(TakenElsewhere(row.stage, row.gen_id))
         pause = ELSEWHERE_PAUSES_S[min(looks, len(ELSEWHERE_PAUSES_S) - 1)]
         self._scheduler.taken_elsewhere(job, self._clock() + pause)
 
@@ -291,7 +314,7 @@ class Runner:
     async def _copy(self, job: int, parent_text: str) -> None:
         row = self._membership.rows[job]
         now = _timestamp()
-        facts = {**self._work.facts(job), "finish_reason": None, "started_at": now, "finished_at": now}
+        facts = Facts.of(self._work.facts(job), CopyFacts(None, started_at=now, finished_at=now))
         self._scheduler.answered(job)
         self._progress.copies += 1
         await self._commit(job, Answer(row.stage, row.gen_id, "", parent_text, facts))
@@ -306,15 +329,16 @@ class Runner:
         row = self._membership.rows[job]
         asked = self._work.call_facts(job, request)
         self._journal.record(
-            "calling",
-            stage=row.stage.value,
-            gen_id=row.gen_id,
-            attempt=attempt,
-            endpoint=asked["endpoint"],
-            model_id=row.llm_model_id,
-            model=request.model,
-            worst_usd=worst.usd_text,
-            worst_tokens=worst.tokens,
+            Calling(
+                row.stage,
+                row.gen_id,
+                attempt,
+                endpoint=asked.endpoint,
+                model_id=row.llm_model_id,
+                model=request.model,
+                worst_usd=worst.known_usd,
+                worst_tokens=worst.tokens,
+            )
         )
         return True
 
@@ -343,7 +367,7 @@ class Runner:
         except asyncio.CancelledError:
             # Only `abandon_calls` cancels, and only calls that are out.
             self._scheduler.abandoned(job)
-            self._journal.record("abandoned", stage=row.stage.value, gen_id=row.gen_id, attempt=attempt)
+            self._journal.record(Abandoned(row.stage, row.gen_id, attempt))
             return
         finally:
             self._calls.pop(job, None)
@@ -351,32 +375,33 @@ class Runner:
         self._scheduler.answered(job, completion, self._clock(), cost)
         self._note_cost(job, cost)
         self._count(completion)
-        facts = {
-            **self._work.facts(job),
-            **self._work.call_facts(job, request),
-            "response_model": completion.model,
-            "request_id": completion.request_id,
-            "finish_reason": completion.finish_reason.value,
-            "usage": completion.usage.to_json(),
-            "cost_usd": None if cost is None else cost.usd_text,
-            "attempts": attempt,
-            "started_at": started_at,
-            "finished_at": _timestamp(),
-            "latency_s": round(completion.latency_s, 4),
-        }
+        asked = self._work.call_facts(job, request)
+        came = AnswerFacts(
+            response_model=completion.model,
+            request_id=completion.request_id,
+            finish_reason=completion.finish_reason,
+            usage=completion.usage,
+            cost_usd=None if cost is None else cost.known_usd,
+            attempts=attempt,
+            started_at=started_at,
+            finished_at=_timestamp(),
+            latency_s=round(completion.latency_s, 4),
+        )
+        facts = Facts.of(self._work.facts(job), asked, came)
         answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts)
         self._journal.record(
-            "answered",
-            stage=row.stage.value,
-            gen_id=row.gen_id,
-            attempt=attempt,
-            endpoint=facts.get("endpoint"),
-            model=request.model,
-            finish_reason=facts["finish_reason"],
-            usage=facts["usage"],
-            cost_usd=facts["cost_usd"],
-            request_id=completion.request_id,
-            latency_s=facts["latency_s"],
+            Answered(
+                row.stage,
+                row.gen_id,
+                attempt,
+                endpoint=asked.endpoint,
+                model=request.model,
+                finish_reason=came.finish_reason,
+                usage=came.usage,
+                cost_usd=came.cost_usd,
+                request_id=came.request_id,
+                latency_s=came.latency_s,
+            )
         )
         # The slot is free, but first `commit` logs the answer: until then only memory has it.
         asyncio.get_running_loop().call_soon(self._pump)
@@ -405,34 +430,35 @@ class Runner:
         row = self._membership.rows[job]
         now = self._clock()
         # Before the decision: it may hand the row to another lane.
-        asked = {**self._work.facts(job), **self._work.call_facts(job, request)}
+        asked = Facts.of(self._work.facts(job), self._work.call_facts(job, request))
         decision = self._scheduler.refused(job, error, now)
         self._note_cost(job, None)
-        facts: dict[str, Any] = {
-            "stage": row.stage.value,
+        ended: dict[str, Any] = {
+            "stage": row.stage,
             "gen_id": row.gen_id,
             "attempt": attempt,
             "kind": type(error).__name__.removesuffix("Error"),
             "status": error.status,
-            "error": error.message,
             "request_id": error.request_id,
             "may_be_billed": error.may_be_billed,
             "latency_s": round(seconds, 4),
         }
         reasons = dict(self._scheduler.stopped_lanes()) if decision.stopped else {}
         for lane in decision.stopped:
-            self._journal.record("lane_stopped", lane=lane, error=reasons.get(lane, error.message))
+            self._journal.record(LaneStopped(lane, reasons.get(lane, error.message)))
         if not isinstance(decision, GiveUp):
             self._progress.retries += 1
             pause_s = max(0.0, round(decision.at_s - now, 3))
-            self._journal.record("retry", **facts, pause_s=pause_s, fallback=decision.lane)
+            self._journal.record(
+                Retried(**ended, error=error.message, pause_s=pause_s, fallback=decision.lane)
+            )
             return
         if isinstance(error, MalformedAnswerError) and decision.failed:
             await self._keep_malformed(job, attempt, request, error, started_at, asked)
         if not decision.failed:
-            self._journal.record("stopped", **{**facts, "error": decision.reason})
+            self._journal.record(CallStopped(**ended, error=decision.reason))
             return
-        self._journal.record("failed", **{**facts, "error": decision.reason})
+        self._journal.record(CallFailed(**ended, error=decision.reason))
         self._progress.stages[row.stage].errors += 1
 
     async def _keep_malformed(
@@ -442,30 +468,25 @@ class Runner:
         request: CompletionRequest,
         error: MalformedAnswerError,
         started_at: str,
-        asked: Mapping[str, Any],
+        asked: Facts,
     ) -> None:
         """Keep what came instead of an answer: it may have been paid for."""
         row = self._membership.rows[job]
-        facts = {
-            **asked,
-            "request_id": error.request_id,
-            "finish_reason": MALFORMED_REASON,
-            "attempts": attempt,
-            "started_at": started_at,
-            "finished_at": _timestamp(),
-        }
+        came = MalformedFacts(
+            request_id=error.request_id,
+            finish_reason=MALFORMED_REASON,
+            attempts=attempt,
+            started_at=started_at,
+            finished_at=_timestamp(),
+        )
+        facts = asked.changed(**came.to_json())
         await self._keep(job, Answer(row.stage, row.gen_id, request.prompt, error.body, facts))
 
     async def _give_up(self, job: int, reason: str, *, attempt: int, kind: str) -> None:
         row = self._membership.rows[job]
         self._progress.stages[row.stage].errors += 1
         self._journal.record(
-            "failed",
-            stage=row.stage.value,
-            gen_id=row.gen_id,
-            attempt=attempt,
-            kind=kind.removesuffix("Error"),
-            error=reason,
+            RowFailed(row.stage, row.gen_id, attempt, kind=kind.removesuffix("Error"), error=reason)
         )
         await self._store.release(row.stage, row.gen_id)
 
@@ -488,15 +509,16 @@ class Runner:
                 except StoreError as error:
                     # The answer is paid for and in memory. Buy nothing more; the disk may recover.
                     pause = None if self._hurried.is_set() else next(pauses, None)
-                    facts = {"stage": answer.stage.value, "gen_id": answer.gen_id, "error": str(error)}
                     if not refused:
                         refused = True
                         self._refusing += 1
-                        self._journal.record("store_refused", **facts, pause_s=pause)
+                        self._journal.record(
+                            StoreRefused(answer.stage, answer.gen_id, str(error), pause_s=pause)
+                        )
                     if pause is None:
                         self._scheduler.drain()
                         self.outcome.lost.append((answer.gen_id, str(error)))
-                        self._journal.record("answer_not_stored", **facts)
+                        self._journal.record(AnswerNotStored(answer.stage, answer.gen_id, str(error)))
                         return None
                     await self._rest(pause)
         finally:
@@ -549,12 +571,13 @@ class Runner:
                 self._texts[job] = text
                 self._uses[job] = waiting
         self._journal.record(
-            "committed",
-            stage=row.stage.value,
-            gen_id=row.gen_id,
-            mode=str(generation.metadata.get("mode", "llm")),
-            failure=None if failure is None else failure.kind.value,
-            reason=None if failure is None else failure.message,
+            Committed(
+                row.stage,
+                row.gen_id,
+                mode=generation.facts.mode or MODE_LLM,
+                failure=None if failure is None else failure.kind.value,
+                reason=None if failure is None else failure.message,
+            )
         )
 
 

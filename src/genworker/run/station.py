@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+from genworker.core.events import RunStarted, Warned
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress
 from genworker.core.scheduler import Scheduler
@@ -132,20 +133,21 @@ class Station:
         self.journal = RunJournal(paths, self.run_id, self._listeners, group_permissions=group)
         self._stack.callback(self.journal.close)
         self.journal.record(
-            "run_started",
-            run_id=self.run_id,
-            cohort=self.membership.cohort_id,
-            version=self.work.version,
-            rows=len(self.membership),
-            pid=os.getpid(),
-            command=sys.argv[1:],
+            RunStarted(
+                run_id=self.run_id,
+                cohort=self.membership.cohort_id,
+                version=self.work.version,
+                rows=len(self.membership),
+                pid=os.getpid(),
+                command=sys.argv[1:],
+            )
         )
         await asyncio.sleep(0)  # the journal writes at the end of a turn
         if (trouble := self.journal.trouble()) is not None:
             raise trouble
         warning = filesystem_warning(paths.data_root)
         if warning is not None:
-            self.journal.record("warning", what=warning)
+            self.journal.record(Warned(warning))
 
     async def set_up(self, order: Order) -> Runner:
         """Make the scheduler and the runner of an order, and open its endpoints.

@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from genworker.core.facts import Facts
 from genworker.core.generation import Answer
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
@@ -77,7 +78,7 @@ class AnswerLog:
                 "replace": replace,
                 "prompt": answer.prompt_text,
                 "raw": answer.raw_text,
-                "facts": dict(answer.facts),
+                "facts": answer.facts.record,
             }
         )
         segment = self._current
@@ -153,12 +154,14 @@ def read_answers(paths: Paths, run_id: str) -> Iterator[tuple[Answer, bool]]:
             for line in stream:
                 try:
                     record = orjson.loads(line)
+                    if not isinstance(record["facts"], dict):
+                        continue
                     answer = Answer(
                         Stage(record["stage"]),
                         record["gen_id"],
                         record["prompt"],
                         record["raw"],
-                        record["facts"],
+                        Facts(record["facts"]),
                     )
                     replace = bool(record["replace"])
                 except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):

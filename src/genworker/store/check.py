@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from genworker.core.generation import Answer, FailureKind, Generation, finish
+from genworker.core.generation import Answer, FailureKind, Generation, finish, judged_anew
 from genworker.core.ids import id_fault
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.stages import STAGES, Stage
@@ -28,7 +28,6 @@ from genworker.store.reading import read_directory
 from genworker.store.sweep import damaged_files, staging_run_id, sweep_staging
 
 MAX_PROMPT_CHECKS = 2_000_000
-_JUDGED = ("truncated", "failure", "files")
 
 
 class Kind(StrEnum):
@@ -299,7 +298,7 @@ class Check:
     def _metadata(self, generation: Generation, find: Callable[..., None]) -> None:
         metadata = generation.metadata
         missing = [name for name in ("task_id", "template_id", "parent_gen_id") if name not in metadata]
-        if generation.model_id is None and metadata.get("mode") != "copy":
+        if generation.model_id is None and not generation.facts.is_copy:
             missing.append("model_id")
         if missing:
             find(Kind.BAD_METADATA, f"lacks {', '.join(missing)}", METADATA_FILE)
@@ -349,7 +348,7 @@ class Check:
         held = self._rows.get((generation.stage, generation.gen_id))
         if held is None or generation.prompt_text is None:
             return
-        if generation.metadata.get("mode") == "copy":
+        if generation.facts.is_copy:
             if generation.raw_text != parent_text:
                 find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
             return
@@ -373,13 +372,12 @@ class Check:
         parser = self.parser_of(held[0].rows[held[1]]) if held is not None else None
         if parser is None:
             return None
-        kept = {key: value for key, value in generation.metadata.items() if key not in _JUDGED}
         return Answer(
             generation.stage,
             generation.gen_id,
             generation.prompt_text or "",
             generation.raw_text,
-            {**kept, "parser": parser},
+            judged_anew(generation.facts).changed(parser=parser),
         )
 
 

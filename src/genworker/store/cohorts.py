@@ -25,6 +25,7 @@ from genworker.cohorts.growth import Growth, HeldRows
 from genworker.cohorts.manifest import Earlier
 from genworker.cohorts.spec import PairTable, Specification
 from genworker.core.catalog import Combo
+from genworker.core.facts import Facts
 from genworker.core.generation import file_digest
 from genworker.core.ids import id_fault
 from genworker.core.membership import MembershipRow
@@ -146,7 +147,7 @@ def read_id_list(path: Path) -> tuple[list[tuple[int, str]], list[Fault]]:
     return read_ids(_read_text(path), str(path))
 
 
-def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Mapping[str, Any] | str:
+def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Facts | str:
     """The metadata of a generation that can be built upon; else why not, in words."""
     try:
         generation = read_generation(paths.gens_root, stage, gen_id)
@@ -157,7 +158,7 @@ def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Mapping[str, Any] | s
     if not generation.parsed_text:
         failure = generation.failure
         return "is not done: " + (failure.message if failure is not None else "it has no parsed.txt")
-    return generation.metadata
+    return generation.facts
 
 
 def read_earlier(paths: Paths, cohort_id: str) -> Earlier:

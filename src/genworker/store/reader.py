@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import orjson
 
+from genworker.core.events import CallFailed, RowFailed
+from genworker.core.facts import NO_FACTS, Facts
 from genworker.core.generation import Generation
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
@@ -16,6 +18,7 @@ from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
 from genworker.store.index import StoreIndex, is_done_directory
+from genworker.store.journal import read_events
 from genworker.store.reading import generation_directory, read_bytes, read_directory
 
 MAX_SCORE_BYTES = 4096
@@ -78,14 +81,14 @@ class StoreReader:
         """As `is_done`, looked up now and without a listing: for who asks about few, or must not hold all."""
         return is_done_directory(f"{self._directories[stage]}/{gen_id}")
 
-    def metadata(self, stage: Stage, gen_id: str) -> Mapping[str, Any]:
-        """``metadata.json`` alone; empty when there is none that can be read."""
+    def facts(self, stage: Stage, gen_id: str) -> Facts:
+        """What ``metadata.json`` says, alone; nothing when there is none that can be read."""
         path = f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}"
         try:
             record = orjson.loads(read_bytes(path))
         except orjson.JSONDecodeError:
-            return {}
-        return record if isinstance(record, dict) else {}
+            return NO_FACTS
+        return Facts(record) if isinstance(record, dict) else NO_FACTS
 
     def evaluation(self, gen_id: str) -> tuple[str, str | None]:
         """The score's text and the response's file of an evaluation that is done; cheap.
@@ -118,25 +121,10 @@ class StoreReader:
         except OSError:
             return errors
         for journal in journals:
-            errors.update(_failed_calls(_lines(journal)))
+            with contextlib.suppress(OSError):
+                errors.update(
+                    (event.gen_id, event.error)
+                    for event in read_events(journal, CallFailed, RowFailed)
+                    if isinstance(event, CallFailed | RowFailed)
+                )
         return errors
-
-
-def _lines(path: os.PathLike[str]) -> Iterable[bytes]:
-    try:
-        with open(path, "rb") as stream:  # noqa: PTH123
-            yield from stream
-    except OSError:
-        return
-
-
-def _failed_calls(lines: Iterable[bytes]) -> Iterable[tuple[str, str]]:
-    for line in lines:
-        if b'"failed"' not in line:  # a journal has far more other lines, and long ones
-            continue
-        try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        if isinstance(record, dict) and record.get("event") == "failed":
-            yield str(record.get("gen_id")), str(record.get("error"))

@@ -39,8 +39,8 @@ def is_same_answer(answer: Answer, standing: Generation) -> bool:
     """Whether what stands there is this very answer, committed by an earlier try."""
     return (
         standing.raw_text == answer.raw_text
-        and standing.metadata.get("run_id") == answer.facts.get("run_id")
-        and standing.metadata.get("started_at") == answer.facts.get("started_at")
+        and standing.facts.run_id == answer.facts.run_id
+        and standing.facts.started_at == answer.facts.started_at
     )
 
 
@@ -223,22 +223,20 @@ def _has_content(directory: Path) -> bool:
 
 def is_whole(generation: Generation) -> bool:
     """Whether the metadata name digests, and each file that they name is there and has its own."""
-    return not damaged_files(generation) and RAW_FILE in (generation.metadata.get("files") or {})
+    return not damaged_files(generation) and RAW_FILE in (generation.facts.files or {})
 
 
 def damaged_files(generation: Generation) -> list[str]:
     """The files that the metadata name and that are missing or have another digest."""
-    files = generation.metadata.get("files")
+    files = generation.facts.files
     texts = {
         PROMPT_FILE: generation.prompt_text,
         RAW_FILE: generation.raw_text,
         PARSED_FILE: generation.parsed_text,
     }
-    if not isinstance(files, dict):
-        return []
     damaged = []
-    for name, record in files.items():
+    for name, facts in (files or {}).items():
         text = texts.get(name)
-        if text is None or not isinstance(record, dict) or record.get("sha256") != file_digest(text.encode()):
-            damaged.append(str(name))
+        if text is None or facts.sha256 != file_digest(text.encode()):
+            damaged.append(name)
     return damaged

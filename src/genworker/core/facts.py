@@ -1,0 +1,370 @@
+"""What ``metadata.json`` says of a generation, as types: one place for what is written and how it is read.
+
+Writing goes through three frozen records, in the order in which they stand in the file: what is known of the
+row (`RowFacts`), how a model was asked (`CallFacts`) and how it ended (`AnswerFacts`, `CopyFacts` or
+`MalformedFacts`). Reading goes through `Facts`, a view that never raises: a file may be older, newer, another
+tool's or hostile, so each property is ``None`` where the file does not say it in a form that can be used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from genworker.core.completion import FinishReason, Sampling, Usage
+from genworker.core.stages import Stage
+
+MODE_LLM = "llm"
+"""The ``mode`` of a text that a model made."""
+MODE_COPY = "copy"
+"""The ``mode`` of a text that is its parent's; no model was asked."""
+MALFORMED_REASON = "malformed"
+"""The ``finish_reason`` of an answer that could not be read as one."""
+
+
+# Writing
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A record that knows how it stands in JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, in their order, as JSON has them."""
+        return {name: _json_value(getattr(self, name)) for name in field_names(type(self))}
+
+
+@dataclass(frozen=True, slots=True)
+class RowFacts(Written):
+    """What is known of a generation before anything is asked: its lineage and its provenance.
+
+    Attributes:
+        model_id: the model's id in the catalogue.
+        parent_gen_id: ``""`` for drafts.
+        function: what made the text, such as ``draft_response``.
+        mode: `MODE_LLM` or `MODE_COPY`.
+        template_sha256: hex digest of the template's text; ``None`` for a copy.
+        parent_sha256: hex digest of the parent's text as the prompt has it; ``None`` for drafts and copies.
+    """
+
+    task_id: str
+    template_id: str
+    model_id: str
+    parent_gen_id: str
+    stage: Stage
+    gen_id: str
+    cohort_id: str
+    combo_id: str
+    replicate: int
+    function: str
+    mode: str
+    run_id: str
+    genworker_version: str
+    parser: str
+    template_sha256: str | None
+    parent_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallFacts(Written):
+    """How a model was asked.
+
+    Attributes:
+        endpoint: the name of its section in the settings.
+        provider: the endpoint's kind.
+        model: the model's name there.
+        fallback: whether the row had been handed to its second endpoint.
+    """
+
+    endpoint: str
+    provider: str
+    model: str
+    fallback: bool
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFacts(Written):
+    """How an answer came.
+
+    Attributes:
+        response_model: the model that the endpoint says answered.
+        cost_usd: US dollars; ``None`` where no price or no count of tokens is known.
+        attempts: calls that it took, this one included.
+        started_at, finished_at: times in UTC, ISO 8601 with milliseconds.
+        latency_s: seconds from sending to the last byte.
+    """
+
+    response_model: str | None
+    request_id: str | None
+    finish_reason: FinishReason
+    usage: Usage
+    cost_usd: Decimal | None
+    attempts: int
+    started_at: str
+    finished_at: str
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFacts(Written):
+    """How a copy was made: there is nothing to finish, and only the time to say."""
+
+    finish_reason: None
+    started_at: str
+    finished_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedFacts(Written):
+    """How something came that is no answer; `finish_reason` is `MALFORMED_REASON`."""
+
+    request_id: str | None
+    finish_reason: str
+    attempts: int
+    started_at: str
+    finished_at: str
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def field_names(kind: type[Written]) -> tuple[str, ...]:
+    """The fields of a record's class, in their order."""
+    names = _NAMES.get(kind)
+    if names is None:  # `fields` takes as long as all the rest of a line
+        names = _NAMES[kind] = tuple(field.name for field in fields(kind))
+    return names
+
+
+def _json_value(value: Any) -> Any:
+    """A field's value as JSON has it: money as exact text, records as objects, words as text."""
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, Usage | Sampling):
+        return value.to_json()
+    if isinstance(value, Stage | FinishReason):
+        return value.value
+    return value
+
+
+# Reading
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What the metadata say of one of the files beside them; ``None`` for what they do not say."""
+
+    sha256: str | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """A metadata record, read with care.
+
+    Attributes:
+        record: as it stands in the file, also what this version does not know.
+    """
+
+    record: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, *parts: Written) -> Facts:
+        """The facts that are to be written, from their parts in order."""
+        record: dict[str, Any] = {}
+        for part in parts:
+            record.update(part.to_json())
+        return cls(record)
+
+    def changed(self, **values: Any) -> Facts:
+        """The same facts with some values replaced or added."""
+        return Facts({**self.record, **values})
+
+    def without(self, *names: str) -> Facts:
+        """The same facts without some."""
+        return Facts({key: value for key, value in self.record.items() if key not in names})
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.record)
+
+    # Lineage
+
+    @property
+    def task_id(self) -> str | None:
+        """The task, made of combo, templates and models."""
+        return self._text("task_id")
+
+    @property
+    def template_id(self) -> str | None:
+        """The template that the prompt was made from."""
+        return self._text("template_id")
+
+    @property
+    def model_id(self) -> str | None:
+        """The model's id in the catalogue, under whichever name the file has it."""
+        value = self.record.get("model_id") or self.record.get("llm_model_id")
+        return str(value) if value else None
+
+    @property
+    def parent_gen_id(self) -> str | None:
+        """The generation that this one was made from; ``None`` for drafts."""
+        value = self.record.get("parent_gen_id")
+        return str(value) if value else None
+
+    @property
+    def cohort_id(self) -> str | None:
+        """The cohort whose run made it."""
+        return self._text("cohort_id")
+
+    @property
+    def combo_id(self) -> str | None:
+        """The combination of concepts."""
+        return self._text("combo_id")
+
+    @property
+    def replicate(self) -> int | None:
+        """The number of the replicate, from 1."""
+        number = self._whole("replicate")
+        return number if number is not None and number >= 1 else None
+
+    @property
+    def mode(self) -> str | None:
+        """`MODE_LLM` or `MODE_COPY`."""
+        return self._text("mode")
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether no model was asked: the text is the parent's."""
+        return self.mode == MODE_COPY
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that made it."""
+        return self._text("run_id")
+
+    @property
+    def parser(self) -> str | None:
+        """The parser that was applied."""
+        return self._text("parser")
+
+    @property
+    def template_sha256(self) -> str | None:
+        """Hex digest of the template's text."""
+        return self._text("template_sha256")
+
+    @property
+    def parent_sha256(self) -> str | None:
+        """Hex digest of the parent's text as the prompt has it."""
+        return self._text("parent_sha256")
+
+    # The call
+
+    @property
+    def endpoint(self) -> str | None:
+        """The name of the endpoint's section in the settings."""
+        return self._text("endpoint")
+
+    @property
+    def model(self) -> str | None:
+        """The model's name at the endpoint."""
+        return self._text("model")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens that the answer might have."""
+        sampling = self.record.get("sampling")
+        return whole(sampling.get("max_tokens")) if isinstance(sampling, Mapping) else None
+
+    # The answer
+
+    @property
+    def response_model(self) -> str | None:
+        """The model that the endpoint says answered."""
+        return self._text("response_model")
+
+    @property
+    def request_id(self) -> str | None:
+        """The endpoint's name for the call."""
+        return self._text("request_id")
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the model stopped; a word of `FinishReason`, `MALFORMED_REASON`, or another tool's."""
+        return self._text("finish_reason")
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens, each ``None`` where the file does not say."""
+        return Usage.from_json(self.record.get("usage"))
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """US dollars of the call that was answered."""
+        return money(self.record.get("cost_usd"))
+
+    @property
+    def attempts(self) -> int | None:
+        """Calls that it took."""
+        return self._whole("attempts")
+
+    @property
+    def started_at(self) -> str | None:
+        """When the call began, in UTC, ISO 8601."""
+        return self._text("started_at")
+
+    @property
+    def finished_at(self) -> str | None:
+        """When the answer was there, in UTC, ISO 8601."""
+        return self._text("finished_at")
+
+    @property
+    def latency_s(self) -> float | None:
+        """Seconds from sending to the last byte."""
+        value = self.record.get("latency_s")
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    @property
+    def files(self) -> Mapping[str, FileFacts] | None:
+        """What is said of each file, by its name; ``None`` without such a list."""
+        files = self.record.get("files")
+        return dict(_files(files)) if isinstance(files, Mapping) else None
+
+    def _text(self, name: str) -> str | None:
+        value = self.record.get(name)
+        return value if isinstance(value, str) else None
+
+    def _whole(self, name: str) -> int | None:
+        return whole(self.record.get(name))
+
+
+NO_FACTS = Facts({})
+
+
+def _files(files: Mapping[Any, Any]) -> Iterator[tuple[str, FileFacts]]:
+    for name, record in files.items():
+        facts = record if isinstance(record, Mapping) else {}
+        digest = facts.get("sha256")
+        yield (
+            str(name),
+            FileFacts(digest if isinstance(digest, str) else None, whole(facts.get("size_bytes"))),
+        )
+
+
+def whole(value: object) -> int | None:
+    """A whole number out of JSON; ``None`` for anything else, also for ``true``."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def money(value: object) -> Decimal | None:
+    """An amount out of JSON, as text or as a number, at least 0; ``None`` for anything else."""
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    try:
+        amount = Decimal(str(value))
+    except InvalidOperation:
+        return None
+    return amount if amount.is_finite() and amount >= 0 else None
