@@ -1,4 +1,4 @@
-"""Plays many workers against the shipped coordinator, with everything lost now and then: `python -m bench.crew`.
+"""Plays many workers against the shipped coordinator; messages get lost: `python -m bench.crew`.
 
 Time is virtual; what is measured is the processor time of the coordinator, which workers share, and its part
 of all. Workers are models that cost less than real ones (`tests/support/crew.py`).
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--crews", type=int, nargs="+", default=[2, 20, 200])
     options = parser.parse_args(arguments)
     print(
-        "5 % of messages lost, 5 % twice, up to 0.3 s late; a kill every 2 s; 40 calls/s a worker; x: to ideal"
+        "5 % of messages lost, 5 % twice, all up to 0.3 s late; a kill every 2 s; x: to ideal"
     )
     print("workers       rows  kills restarts  virt. s      x questions   µs each   CPU s")
     for crew in options.crews:
