@@ -19,9 +19,11 @@ REGEXES = (
     r"regex:(\d+\.?\d*)/10",
     r"regex:SCORE.*:\s*(\d+)",
 )
-SCORING = ("in_last_line", "complex", *REGEXES)
+SCORING = ("in_last_line", "complex", *REGEXES, "json:score")
 ALL = [
-    (stage, name) for stage in STAGES for name in (*parser_names(stage)[:3], *REGEXES * (stage is STAGES[-1]))
+    (stage, name)
+    for stage in STAGES
+    for name in (*parser_names(stage)[:3], *(*REGEXES, "json:score") * (stage is STAGES[-1]))
 ]
 
 # A deadline per example would fail on a busy machine; the tests of time below say what "soon" means.
@@ -133,8 +135,6 @@ MARKS = st.sampled_from(["", "**", "__", "`", "*", "***", "“", "["])
 def test_the_exact_line_at_the_end_round_trips(
     name: str, score: Decimal, before: str, mark: str, label_mark: str
 ) -> None:
-    if name == "complex":  # which prefers a fraction to it
-        before = before.replace("/", "").replace("of", "")
     text = f"{before}\n\n{label_mark}SCORE:{label_mark} {mark}{score}{mark}\n"
     assert read_score(get_parser(Stage.EVALUATION, name)(text)) == float(score)
 
@@ -142,7 +142,7 @@ def test_the_exact_line_at_the_end_round_trips(
 @UNHURRIED
 @given(numerator=st.integers(0, 500), denominator=st.integers(1, 500))
 def test_complex_scales_any_fraction(numerator: int, denominator: int) -> None:
-    text = f"SCORE: 5\n**Final Score: {numerator}/{denominator}**\nSCORE: 3"
+    text = f"Score: 5\n**Final Score: {numerator}/{denominator}**\nScore: 3"
     parser = get_parser(Stage.EVALUATION, "complex")
     if numerator <= denominator:
         assert read_score(parser(text)) == pytest.approx(10 * numerator / denominator, abs=5e-5)
@@ -156,7 +156,7 @@ def test_complex_scales_any_fraction(numerator: int, denominator: int) -> None:
 def test_a_number_outside_the_range_never_passes(score: int | Decimal) -> None:
     usable = not Decimal(score).is_nan() and 0 <= score <= 10
     for name in ("in_last_line", "complex"):
-        if usable or (name == "in_last_line" and len(str(score)) == 3):
+        if usable or (name == "in_last_line" and len(str(score)) == 3 and score != 100):
             continue
         with pytest.raises(ParseFailedError):
             get_parser(Stage.EVALUATION, name)(f"SCORE: {score}")
@@ -192,6 +192,13 @@ HOSTILE = {
     "labels with notes": ("score (" * 280 + "\n") * 300,
     "scores": ("score: 1 " * 220 + "\n") * 300,
     "sums": ("score: " + "+1" * 990 + "=\n") * 300,
+    "braces": "{" * 300_000 + "}" * 300_000,
+    "objects in objects": '{"a":' * 100_000,
+    "fences": "```\n" * 200_000,
+    "braces in lines": '{"score": 3,\n' * 80_000 + "}",
+    "thinking in thinking": "<think>" * 100_000 + "</think>" * 99_999,
+    "closing tags": "</think>" * 100_000,
+    "almost tags": "<think " * 100_000,
     "digits in lines": (("1" * 20 + "a") * 90 + "\n") * 300,
     "scores for a regex": (("SCORE:" + "1" * 20) * 70 + "\n") * 300,
 }

@@ -89,7 +89,7 @@ class TestRegister:
         assert "test-upper" in parser_names(Stage.ESSAY)
         assert "test-upper" not in parser_names(Stage.DRAFT)
 
-    @pytest.mark.parametrize("name", ["identity", "in_last_line", "complex", "", "regex:x", "regex:"])
+    @pytest.mark.parametrize("name", ["identity", "in_last_line", "complex", "", "regex:x", "json:x"])
     def test_reserved_names_stay(self, name: str) -> None:
         with pytest.raises(ValueError, match="reserved"):
             register(Stage.EVALUATION, name, str.upper)
@@ -180,6 +180,14 @@ class TestTexts:
     )
     def test_essay_block(self, text: str, block: str) -> None:
         assert parse(text, "essay_block", Stage.ESSAY) == block
+
+    @pytest.mark.parametrize("stage", [Stage.DRAFT, Stage.ESSAY])
+    def test_essay_block_lenient(self, stage: Stage) -> None:
+        assert parse("Before.\n<essay>\nIn it.\n</essay>", "essay_block_lenient", stage) == "In it."
+        assert parse("<essay>\ncut", "essay_block_lenient", stage) == "cut"
+        assert parse("No tags,\ntwo lines.", "essay_block_lenient", stage) == "No tags,\ntwo lines."
+        assert parse("<thinking>plan</thinking>\nNo tags.", "essay_block_lenient", stage) == "No tags."
+        assert "empty" in failure("<essay> </essay>", "essay_block_lenient", stage)
 
     def test_essay_block_without_a_block(self) -> None:
         assert "no <essay> tag" in failure("An essay without tags.", "essay_block", Stage.DRAFT)
@@ -294,7 +302,6 @@ UNREADABLE_SCORES = [
     "SCORE: 7-8",
     "SCORE: 7 to 8",
     "SCORE: 7 or 8",
-    "SCORE: 7, 8, 9",
     "SCORE: 7 8",
     "SCORE: 7,5",
     "SCORE: 7%",
@@ -379,11 +386,75 @@ class TestBothScoreParsers:
         assert parse("SCORE: 7" + "\n \t" * 1000, name) == "7.0"
 
 
+EXPLICIT_LINES = [
+    (
+        "**SCORE:** 2.5 (rounded to the nearest half)\nBy the letter the strict score is **2/10**, no more.",
+        "2.5",
+    ),
+    ("SCORE: 8\nA perfect score is 10.", "8.0"),
+    ("SCORE: 8 (strong)\nThe previous score is 3.", "8.0"),
+    ("SCORE: 7 (good)\nTotal Connections Score: 2/10", "7.0"),
+    ("SCORE: 3\nSCORE: 8", "8.0"),
+    ("SCORE: 8/10 — one link is missing.\nTotal Score: 3/10", "8.0"),
+    ("> - `SCORE: 8`\nFinal Score: 3/10", "8.0"),
+    ("SCORE: 8 (strong (but late))\nThe score is 3/10.", "8.0"),
+    ("SCORE: 8 (strong, though it is cut\nThe score is 3/10.", "8.0"),
+    ("SCORE (0-10): 8\nThe score is 3/10.", "8.0"),
+    ("<think>\nI begin. SCORE: 3\nOr not.\n</think>\nSCORE: 8", "8.0"),
+    ("<think>SCORE: 8</think>\n\nFinal Score: 3/10", "3.0"),
+    ("I begin. SCORE: 3</think>\nSCORE: 8", "8.0"),
+    ("SCORE: 3 (Core) + 2 (Connections) = 5/10", "5.0"),
+]
+
+
+@pytest.mark.parametrize("name", ["in_last_line", "complex"])
+class TestExplicitLine:
+    @pytest.mark.parametrize(("text", "score"), EXPLICIT_LINES)
+    def test_it_wins_over_prose_sub_scores_and_earlier_lines(self, name: str, text: str, score: str) -> None:
+        assert parse(text, name) == score
+
+    @pytest.mark.parametrize("text", ["SCORE: 100", "SCORE: 5\nSCORE: 100", "Final Score: 5\n**SCORE: 100**"])
+    def test_a_hundred_is_out_of_range_and_no_three_sub_scores(self, name: str, text: str) -> None:
+        assert "out of range, which is 0 to 10: '100'" in failure(text, name)
+
+    @pytest.mark.parametrize(
+        "line", ["SCORE: 8 for style", "SCORE: 8 and more", "My SCORE: 8", "Final Score: 8"]
+    )
+    def test_with_more_than_a_remark_a_line_is_not_explicit(self, name: str, line: str) -> None:
+        assert parse(f"SCORE: 7\n{line}", name) == "7.0"
+
+    def test_a_sum_without_its_result_is_not_guessed(self, name: str) -> None:
+        assert "cannot be read" in failure("SCORE: 3 (Core) + 2 (Connections)", name)
+
+    @pytest.mark.parametrize("text", ["<think>SCORE: 8", "<think>\nSCORE: 8\n", "<THOUGHT>SCORE: 8</think>"])
+    def test_thinking_without_an_end_has_no_score(self, name: str, text: str) -> None:
+        assert "cut off while the model was thinking" in failure(text, name)
+
+
 class TestInLastLine:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "Score: 4,5,6",
+            "Score: 4, 5, 6",
+            "Score: 4 5 6",
+            "SCORE: 456 (of 9 each)",
+            "SCORE: 4,5,6\nScore: 2",
+        ],
+    )
+    def test_three_sub_scores_in_their_spellings(self, text: str) -> None:
+        assert parse(text, "in_last_line") == "5.0"
+
+    @pytest.mark.parametrize(
+        "text", ["SCORE: 4,5", "SCORE: 4,5,6,7", "SCORE: 4 5 6 7", "SCORE: 4,5,6.5", "SCORE: 4,5,16"]
+    )
+    def test_no_other_lists_are_sub_scores(self, text: str) -> None:
+        assert "cannot be read as one number" in failure(text, "in_last_line")
+
     def test_three_digits_are_three_sub_scores(self) -> None:
         assert parse("SCORE: 456", "in_last_line") == "5.0"
         assert parse("**Final Score: 789**", "in_last_line") == "8.0"
-        assert parse("SCORE: 100", "in_last_line") == "0.3333"
+        assert parse("SCORE: 101", "in_last_line") == "0.6667"
         assert "out of range" in failure("SCORE: 4567", "in_last_line")
         assert "out of range" in failure("SCORE: 45", "in_last_line")
         assert "out of range" in failure("SCORE: 456.0", "in_last_line")
@@ -427,6 +498,8 @@ class TestComplex:
             ("**Final Score**:  \n**4/10**\nNo verifier.", "4.0"),
             ("### **SCORE: 5/10**\n**Breakdown**:\n- Concepts: 2.5/5", "5.0"),
             ("- **Total Score: 6.5/10** → Rounded to **7/10**\n\n**SCORE:** 7", "6.5"),
+            ("- **Total Score: 6.5/10**\n\n**SCORE:** 7", "7.0"),
+            ("- **Total Score: 5/10** → Rounded to **7/10**\n\n**SCORE:** 7", "7.0"),
             ("## Total Score\n\n7.5 / 10", "7.5"),
             ("Score: 4/5", "8.0"),
             ("Score: 66/99", "6.6667"),
@@ -441,7 +514,7 @@ class TestComplex:
     @pytest.mark.parametrize(
         ("ending", "score"),
         [
-            ("SCORE: 3\nFinal Score: 8\nThe end.", "8.0"),
+            ("Score: 3\nFinal Score: 8\nThe end.", "8.0"),
             ("## Total Score\n7.5", "7.5"),
             ("## Total Score\n\n**7.5** (generous)\n\nThe end.", "7.5"),
             ("**SCORE (0–10):**\n- 7.", "7.0"),
@@ -462,6 +535,55 @@ class TestComplex:
 
     def test_plain_numbers_are_not_three_sub_scores(self) -> None:
         assert "out of range" in failure("SCORE: 456", "complex")
+        for text in ("SCORE: 4,5,6", "Score: 4 5 6", "SCORE: 7, 8, 9"):
+            assert "cannot be read as one number" in failure(text, "complex")
+
+
+class TestJson:
+    @pytest.mark.parametrize(
+        ("path", "text", "score"),
+        [
+            ("score", '{"score": 7, "why": "clear"}', "7.0"),
+            ("$.score", '{"score": 7.25}', "7.25"),
+            ("verdict.marks.1", '{"verdict": {"marks": [3, 6.5]}}', "6.5"),
+            ("0.score", '[{"score": 4}]', "4.0"),
+            ("score", 'Here it is:\n```json\n{"score": 7}\n```\nThat was it.', "7.0"),
+            ("score", '```json\n{"score": 3}\n```\nNo, better:\n```\n{"score": 8}\n```', "8.0"),
+            ("score", '```json\n{"score": 8}\n```\n```json\n{"other": 1}\n```', "8.0"),
+            ("score", 'My verdict {"score": 6} stands.', "6.0"),
+            ("score", 'Set {a, b}.\n{\n  "score": "9/10",\n  "note": "}"\n}', "9.0"),
+            ("score", '<think>{"score": 1}</think>\n{"score": "5.5"}', "5.5"),
+            ("Gesamtnote", '{"Gesamtnote": 1e1}', "10.0"),
+        ],
+    )
+    def test_the_number_at_the_path(self, path: str, text: str, score: str) -> None:
+        assert parse(text, f"json:{path}") == score
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("", "empty"),
+            ("SCORE: 7", "no JSON in the answer"),
+            ('{"score": 7', "no JSON in the answer"),
+            ('{"scores": 7}', "has no 'score'"),
+            ('{"score": 11}', "out of range"),
+            ('{"score": -1}', "out of range"),
+            ('{"score": 1e400000}', "out of range"),
+            ('{"score": true}', "cannot be read"),
+            ('{"score": null}', "cannot be read"),
+            ('{"score": [7]}', "cannot be read"),
+            ('{"score": "seven"}', "cannot be read"),
+            ('{"score": NaN}', "no JSON"),
+            ("[" * 100_000, "no JSON"),
+        ],
+    )
+    def test_failures(self, text: str, reason: str) -> None:
+        assert reason in failure(text, "json:score")
+
+    @pytest.mark.parametrize("path", ["", "$", "a..b", "."])
+    def test_a_path_without_keys_is_refused_before_anything_is_paid_for(self, path: str) -> None:
+        with pytest.raises(LookupError, match="keys joined by dots"):
+            get_parser(Stage.EVALUATION, f"json:{path}")
 
 
 class TestRegex:

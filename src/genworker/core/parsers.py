@@ -4,18 +4,22 @@ Owns the names of the parsers, the places where a score may stand and the form i
 Knows neither files nor providers. An answer is hostile input: each parser here takes time about linear
 in it, returns text or raises `ParseFailedError`, and reads a number only where the contract says that
 a score stands. A number that is there but cannot be read without guessing is a failure, not a guess.
+Thinking before an answer is no part of it (`genworker.core.thinking`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from genworker.core.stages import STAGES, Stage
+from genworker.core.thinking import split_thinking
 from genworker.errors import ParseFailedError
 
 Parser = Callable[[str], str]
@@ -25,6 +29,7 @@ MAX_PATTERN_CHARS = 500
 """Longest pattern behind ``regex:``."""
 
 _REGEX_PREFIX = "regex:"
+_JSON_PREFIX = "json:"
 _LINE_CHARS = 2000
 _REGEX_LINE_CHARS = 400
 _TAIL_LINES = 200
@@ -95,6 +100,11 @@ def _essay_block(text: str) -> str:
     return block
 
 
+def _essay_block_lenient(text: str) -> str:
+    """The block where there is one; an answer without tags is the essay itself."""
+    return _essay_block(text) if _ESSAY_OPEN.search(text) else _identity(text)
+
+
 def _essay_idea_last(text: str) -> str:
     _require_text(text)
     ideas: list[tuple[int, str | None]] = []  # stage (-1: none), and the text once the block is closed
@@ -135,19 +145,27 @@ _LABEL = re.compile(
     r"(?:\s*(?P<sep>[:：=])|\s+(?:[-–—→|]|is)\s|)\s*",
     re.IGNORECASE,
 )
-_EXACT_LABEL = re.compile(r"SCORE\s*[:：]\s*")
+_EXPLICIT_LABEL = re.compile(r"SCORE\s*(?:\([^()]{0,60}\)\s*)?[:：]\s*")
 # Of "4 + 3 = 7/10" the result counts. What follows must not make the number a part of something else:
 # of a word, a range ("0-10"), a list, a sum, a percentage, of a longer number in digits that are not
 # ASCII, or of a line that was cut ("…").
+_TERM = r"[0-9.]+(?:\s*\([^()]{0,40}\))?"
 _SCORE = re.compile(
-    r"(?:[-+–−×x*/÷=().0-9\s]{1,80}=\s*)?"
+    rf"(?:{_TERM}(?:\s*[-+–−×x*/÷]\s*{_TERM}){{1,9}}\s*=\s*|[-+–−×x*/÷=().0-9\s]{{1,80}}=\s*)?"
     rf"(?P<sign>[-–−])?\+?\s*(?P<number>{_NUMBER})"
     rf"(?:(?:\s*(?:points?|pts))?\s*\(?(?:/|⁄|(?:out\s+)?of)\s*(?P<of>{_NUMBER}))?"
-    r"(?!\w|…|\s*[%/⁄]|\.\d|\s*(?:[-–−+×x*÷=:,;|&]|and|or|to|of)?\s*[\d¼-¾⅐-⅞])",
+    r"(?!\w|…|\s*[%/⁄]|\.\d|\s*(?:[-–−+×x*÷=:,;|&]|and|or|to|of)?\s*[\d¼-¾⅐-⅞]"
+    r"|\s*\([^()]{0,40}\)\s*[+×*÷=]\s*\d)",
     re.IGNORECASE,
 )
 _NO_NUMBER = re.compile(r"[-+]?(?:nan|inf|infinity)\W*", re.IGNORECASE)
 _NOTHING_ELSE = re.compile(r"[.!]?(?:\s*\(.*|\s*\|)?")
+# Behind an explicit score: a remark in parentheses (which may be cut off), or one behind a dash.
+_REMARK = re.compile(r"[.!]?\s*(?:\||\((?:[^()]|\([^()]*\))*\)[.!]?|\([^()]*|[-–—]+\s.*)?\s*")
+# "456", "4,5,6" and "4 5 6" are three sub-scores; "100" is not.
+_SUB_SCORES = re.compile(
+    r"(?!100(?![0-9]))([0-9])(?:\s*,\s*([0-9])\s*,\s*|\s+([0-9])\s+|([0-9]))([0-9])(?![\w.,/⁄%]|\s*[\d/⁄%])"
+)
 _PLAIN_NOTES = {"0", "1", "9", "10"}
 """Ends of the scales whose plain numbers are kept as they stand; "SCORE (of 5): 4" would need a rescale."""
 
@@ -160,13 +178,16 @@ class _Found:
         text: the place, for messages.
         number: as it stands; ``None`` when it cannot be read without guessing.
         out_of: the denominator of a fraction; 0 or NaN only where `number` is ``None``.
-        is_exact: the line is ``SCORE: X`` and nothing else.
+        is_explicit: the line is ``SCORE: X`` and a remark at most; such a line is what a template asks for.
+        sub_scores: the three digits, where three sub-scores stand in place of a number; `number` has
+            what they are as one number, where that can be.
     """
 
     text: str
     number: Decimal | None
     out_of: Decimal | None
-    is_exact: bool = False
+    is_explicit: bool = False
+    sub_scores: str | None = None
 
 
 def _tail(text: str, count: int, line_chars: int = _LINE_CHARS) -> list[str]:
@@ -195,15 +216,25 @@ def _scores_in(line: str, below: str = "") -> Iterator[_Found]:
             place, is_certain = below, False
         notes = set(re.findall("[0-9]+", label["note"] or ""))
         score = _SCORE.match(place)
+        explicit_label = _EXPLICIT_LABEL.fullmatch(line, 0, label.end()) if notes <= _PLAIN_NOTES else None
+        if (three := _SUB_SCORES.match(place)) and is_certain:
+            number = Decimal(three[0]) if three[0].isdecimal() else None
+            is_explicit = explicit_label is not None and _REMARK.fullmatch(place, three.end()) is not None
+            digits = "".join(filter(None, three.groups()))
+            yield _Found(three[0], number, None, is_explicit, digits)
+            continue
         if score and not place[score.end() : score.end() + 1].isprintable():
             score = None  # "1", an invisible character, "0"
         is_alone = score is not None and _NOTHING_ELSE.fullmatch(place, score.end()) is not None
         if score and (score["of"] or (notes <= _PLAIN_NOTES and (is_certain or is_alone))):
             number = Decimal(score["number"]).copy_sign(-1 if score["sign"] else 1)
             out_of = Decimal(score["of"]) if score["of"] else None
-            exact_label = _EXACT_LABEL.fullmatch(line, 0, label.end())
-            is_exact = exact_label is not None and place[score.end() :] in ("", ".")
-            yield _Found(score[0], number if out_of != 0 else None, out_of, is_exact)
+            is_explicit = (
+                explicit_label is not None
+                and out_of in (None, 10)
+                and _REMARK.fullmatch(place, score.end()) is not None
+            )
+            yield _Found(score[0], number if out_of != 0 else None, out_of, is_explicit)
         elif _is_numeric(word := place.partition(" ")[0]) and (is_certain or word == place):
             yield _Found(place, None, Decimal("NaN") if "/" in word else None)
 
@@ -230,9 +261,9 @@ def _in_last_line(text: str) -> str:
     found = [score for line in lines for score in _scores_in(line)]
     if not found:
         raise _no_score("three non-empty lines", text)
-    last = ([score for score in found if score.is_exact] or found)[-1]
-    if re.fullmatch("[0-9]{3}", last.text):
-        return format_score(Decimal(sum(map(int, last.text))) / 3)
+    last = ([score for score in found if score.is_explicit] or found)[-1]
+    if last.sub_scores is not None:
+        return format_score(Decimal(sum(map(int, last.sub_scores))) / 3)
     # 8/9 is 8 here, as "SCORE: 8" is under a template that asks for 0 to 9; 4/5 would need a rescale.
     if last.number is not None and last.out_of not in (None, 9, 10):
         raise ParseFailedError(f"the score is a fraction of neither 10 nor 9: {_excerpt(last.text)}")
@@ -243,13 +274,30 @@ def _complex(text: str) -> str:
     _require_text(text)
     lines = [line for line in map(_without_marks, _tail(text, _COMPLEX_LINES)) if line]
     pairs = zip(lines, [*lines[1:], ""], strict=False)
-    found = [score for line, below in pairs for score in _scores_in(line, below)]
-    if not found:
+    placed = [(line, score) for line, below in pairs for score in _scores_in(line, below)]
+    if not placed:
         raise _no_score(f"{_COMPLEX_LINES} lines", text)
-    last = ([score for score in found if score.out_of is not None] or found)[-1]
+    found = [score for _, score in placed]
+    explicit = [score for score in found if score.is_explicit]
+    last = (explicit or [score for score in found if score.out_of is not None] or found)[-1]
+    if explicit:
+        last = _before_rounding(placed[: found.index(last)], last) or last
     if last.number is not None and last.out_of is not None:
         return _score_text(last.number * 10 / last.out_of, last.text)
     return _score_text(last.number, last.text)
+
+
+def _before_rounding(earlier: Sequence[tuple[str, _Found]], explicit: _Found) -> _Found | None:
+    """The exact score of which an explicit line is the rounding, where the answer says that itself.
+
+    "Total Score: 6.5/10 → rounded to 7/10", then "SCORE: 7": templates that ask for whole numbers get this
+    from judges who have added up halves, and the sum is what they found.
+    """
+    for line, score in reversed(earlier):
+        if score.out_of == 10 and score.number is not None and explicit.number is not None:
+            is_near = abs(score.number - explicit.number) <= Decimal("0.5")
+            return score if is_near and "round" in line.lower() else None
+    return None
 
 
 def _score_identity(text: str) -> str:
@@ -307,12 +355,92 @@ def _regex_parser(pattern: str) -> Parser:
     return parse
 
 
+# --- evaluations: `json:<path>` ---
+
+_JSON_TRIES = 20
+_SCORE_STRING = re.compile(rf"\s*({_NUMBER})(?:\s*/\s*10)?\s*")
+
+
+def _json_parser(path: str) -> Parser:
+    """The parser behind ``json:<path>``: the number at that path of the JSON in the answer is the score.
+
+    A path is keys and list indices joined by dots (``verdict.scores.0``), a leading ``$.`` allowed. The
+    JSON is the answer itself, or stands in it: of several the last that has the path counts.
+
+    Raises:
+        LookupError: the path is empty.
+    """
+    steps = path.removeprefix("$").strip(".").split(".")
+    if not all(steps):
+        raise LookupError(
+            f"a path behind 'json:' is keys joined by dots, such as json:score, not {_excerpt(path)}"
+        )
+
+    def parse(text: str) -> str:
+        _require_text(text)
+        seen = False
+        for piece in _json_pieces(text):
+            try:
+                value: Any = json.loads(
+                    piece, parse_int=Decimal, parse_float=Decimal, parse_constant=_no_constant
+                )
+                seen = seen or isinstance(value, dict | list)
+                for step in steps:
+                    value = value[int(step)] if isinstance(value, list) else value[step]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                continue
+            shown = value if isinstance(value, str) else str(value)
+            number = value if isinstance(value, Decimal) else None
+            if isinstance(value, str) and (match := _SCORE_STRING.fullmatch(value)):
+                number = Decimal(match[1])
+            return _score_text(number, shown)
+        what = f"the JSON in the answer has no {_excerpt(path)}" if seen else "no JSON in the answer"
+        raise ParseFailedError(f"{what}; the last line is {_excerpt(_tail(text, 1)[0])}")
+
+    return parse
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _fenced(text: str) -> deque[str]:
+    """The last fenced blocks of a text, each without its fences."""
+    blocks: deque[str] = deque(maxlen=_JSON_TRIES)
+    block: list[str] | None = None
+    for line in text.split("\n"):
+        if not line.lstrip().startswith("```"):
+            if block is not None:
+                block.append(line)
+        elif block is None:
+            block = []
+        else:
+            blocks.append("\n".join(block))
+            block = None
+    return blocks
+
+
+def _json_pieces(text: str) -> Iterator[str]:
+    """What may be the JSON: all of the text, its fenced blocks from the last, what begins with a brace.
+
+    Few enough that an answer of nothing but braces takes no longer than another.
+    """
+    yield text
+    yield from reversed(_fenced(text))
+    end = text.rfind("}") + 1
+    starts = deque((match.start() for match in re.finditer(r"^[ \t]*\{", text, re.MULTILINE)), _JSON_TRIES)
+    for start in (*reversed(starts), text.find("{")):
+        if 0 <= start < end:
+            yield text[start:end]
+
+
 # --- names ---
 
 _TEXT_PARSERS: dict[str, Parser] = {
     "identity": _identity,
     "essay_block": _essay_block,
     "essay_idea_last": _essay_idea_last,
+    "essay_block_lenient": _essay_block_lenient,
 }
 _SCORE_PARSERS: dict[str, Parser] = {
     "identity": _score_identity,
@@ -322,11 +450,15 @@ _SCORE_PARSERS: dict[str, Parser] = {
 _BUILT_IN: dict[Stage, dict[str, Parser]] = {
     stage: _SCORE_PARSERS if stage.is_scored else _TEXT_PARSERS for stage in STAGES
 }
+_PREFIXES: dict[str, Callable[[str], Parser]] = {_REGEX_PREFIX: _regex_parser, _JSON_PREFIX: _json_parser}
 _registered: dict[Stage, dict[str, Parser]] = {stage: {} for stage in Stage}
 
 
 def parser_names(stage: Stage) -> tuple[str, ...]:
-    """The names that `get_parser` knows for `stage`, built-in ones first; without ``regex:<pattern>``."""
+    """The names that `get_parser` knows for `stage`, built-in ones first.
+
+    Without ``regex:<pattern>`` and ``json:<path>``.
+    """
     return (*_BUILT_IN[stage], *sorted(_registered[stage]))
 
 
@@ -334,22 +466,35 @@ def get_parser(stage: Stage, name: str | None) -> Parser:
     """The parser that a template's ``parser`` cell names.
 
     No name means ``identity``, except for evaluations, which must name one and may also use
-    ``regex:<pattern>``.
+    ``regex:<pattern>`` and ``json:<path>``. The parser sees an answer without the thinking before it.
 
     Raises:
         LookupError: there is none of that name, with the names that there are; or the pattern is no good.
     """
     if stage.is_scored:
-        if name and name.startswith(_REGEX_PREFIX):
-            return _regex_parser(name.removeprefix(_REGEX_PREFIX))
+        for prefix, make in _PREFIXES.items():
+            if name and name.startswith(prefix):
+                return _behind_thinking(make(name.removeprefix(prefix)))
     elif not name:
         name = "identity"
     parser = _BUILT_IN[stage].get(name or "") or _registered[stage].get(name or "")
     if parser is None:
-        known = ", ".join(parser_names(stage)) + (", regex:<pattern>" if stage.is_scored else "")
+        known = ", ".join(parser_names(stage)) + (", regex:<pattern>, json:<path>" if stage.is_scored else "")
         what = f"is called {_excerpt(name)}" if name else "is named, but one must be"
         raise LookupError(f"no {stage.value} parser {what}; known: {known}")
-    return parser
+    return _behind_thinking(parser)
+
+
+def _behind_thinking(parser: Parser) -> Parser:
+    """`parser`, which sees the answer alone."""
+
+    def parse(text: str) -> str:
+        output = split_thinking(text)
+        if output.is_open:
+            raise ParseFailedError("the answer was cut off while the model was thinking")
+        return parser(output.answer)
+
+    return parse
 
 
 def register(stage: Stage, name: str, parser: Parser) -> None:
@@ -364,9 +509,10 @@ def register(stage: Stage, name: str, parser: Parser) -> None:
             `format_score` makes.
 
     Raises:
-        ValueError: the name is empty, built in, begins with ``regex:`` or belongs to another parser.
+        ValueError: the name is empty, built in, begins with ``regex:`` or ``json:``, or belongs to another
+            parser.
     """
-    if not name or name.startswith(_REGEX_PREFIX) or name in _BUILT_IN[stage]:
+    if not name or name.startswith(tuple(_PREFIXES)) or name in _BUILT_IN[stage]:
         raise ValueError(f"the parser name {_excerpt(name)} is reserved for {stage.value}")
     if _registered[stage].setdefault(name, parser) is not parser:
         raise ValueError(f"another {stage.value} parser is already called {_excerpt(name)}")
