@@ -67,9 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--crews", type=int, nargs="+", default=[2, 20, 200])
     options = parser.parse_args(arguments)
-    print(
-        "5 % of messages lost, 5 % twice, all up to 0.3 s late; a kill every 2 s; x: to ideal"
-    )
+    print("5 % of messages lost, 5 % twice, all up to 0.3 s late; a kill every 2 s; x: to ideal")
     print("workers       rows  kills restarts  virt. s      x questions   µs each   CPU s")
     for crew in options.crews:
         show(crew, options.rows * crew // max(options.crews))
