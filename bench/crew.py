@@ -47,14 +47,14 @@ def show(crew: int, rows: int) -> None:
         faults_end_s=1e9,
         watch=False,
     )
-    Coordinator.sync = timed  # type: ignore[assignment,method-assign]
+    Coordinator.sync = timed  # type: ignore[assignment]
     try:
         play = Play(world)
         began = time.process_time()
         end_s = play.run(1e9)
         took_s = time.process_time() - began
     finally:
-        Coordinator.sync = sync  # type: ignore[assignment,method-assign]
+        Coordinator.sync = sync  # type: ignore[method-assign]
     ideal_s = rows / world.per_s
     print(
         f"{crew:>7}{rows:>11,}{play.born - crew:>7}{play.restarts:>9}{end_s:>9.0f}{end_s / ideal_s:>7.2f}"
