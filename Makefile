@@ -37,8 +37,8 @@ demo: $(READY) ## Run a small cohort on the embedded model; no key, about a minu
 	@echo "Not every evaluation has a score: one evaluator answers as it likes, and what it says cannot"
 	@echo "always be read. Nothing is hidden or paid for twice: run 'make demo' again, it makes no call."
 
-test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## Run all tests, several at once (ARGS="-n 0": one after the other)
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 check: $(READY) lint types imports test ## Format, lint, types, imports, tests: what CI runs
 

@@ -8,22 +8,29 @@ stdout.
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import select
 import signal
 import sys
 from typing import Any
 
+import genworker
+
+LATE = (
+    "aiohttp", "crash.faults", "crash.mutants", "encodings.idna", "encodings.utf_8_sig", "jinja2.meta",
+    "jinja2.sandbox", "openai", "pwd", "pygments.styles", "rich.console", "rich.progress", "rich.traceback",
+    "structlog", "tomllib", "uvloop",
+)  # fmt: skip
+"""What a run imports only where it needs it."""
+
 
 def main() -> None:
-    import aiohttp  # noqa: F401
-    import openai  # noqa: F401
-    import uvloop  # noqa: F401
-
-    from crash import faults, mutants  # noqa: F401
-
+    _import_all()
     children: set[int] = set()
     buffer = b""
     _answer({"ready": os.getpid()})
@@ -42,6 +49,16 @@ def main() -> None:
             if done:
                 children.discard(pid)
                 _answer({"pid": pid, "status": os.waitstatus_to_exitcode(status)})
+
+
+def _import_all() -> None:
+    """Import what a run imports, so that its children need not."""
+    for module in pkgutil.walk_packages(genworker.__path__, "genworker."):
+        if module.name != "genworker.__main__":
+            importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
+    gc.freeze()  # what is shared with the children is not copied because a collection looks at it
 
 
 def _answer(record: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_the_demo_runs_on_the_embedded_model_and_a_second_one_makes_no_call(tmp_path: Path) -> None:
     project = Project(tmp_path)
     for name in ("data/1_raw", "config"):

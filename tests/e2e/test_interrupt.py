@@ -81,6 +81,7 @@ def test_the_drain_has_a_deadline(tmp_path: Path) -> None:
         assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
     if os.geteuid() == 0 and shutil.which("chattr") is None:
         pytest.skip("root ignores permissions")

@@ -85,6 +85,7 @@ def test_a_child_is_made_from_its_parents_text(project: Project) -> None:
             assert parent["parsed_text"] in gen["prompt_text"]
 
 
+@pytest.mark.slow
 def test_errors_that_pass_are_retried_and_leave_no_trace(project: Project) -> None:
     calm = Project(project.root.parent / "calm")
     shutil.copytree(project.root, calm.root)
@@ -214,8 +215,7 @@ def test_essays_do_not_wait_for_other_drafts(project: Project) -> None:
         while complete_directories(project) < done and time.monotonic() < deadline:
             time.sleep(0.02)
         assert complete_directories(project) == done
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        process.kill()
         process.communicate(timeout=30)
 
 
@@ -307,6 +307,7 @@ def undisturbed(project: Project, root: Path, options: Options) -> dict[str, str
     return calm.tree()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_ten_times_nothing_is_paid_twice(project: Project, number: int, tmp_path: Path) -> None:
     options = Options(words=60, latency_s=0.04, latency_sigma=0.5)
@@ -321,6 +322,7 @@ def test_interrupted_ten_times_nothing_is_paid_twice(project: Project, number: i
     nothing_left_over(project)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_only_calls_in_flight_are_paid_twice(project: Project, tmp_path: Path) -> None:
     options = Options(words=60, latency_s=0.04, latency_sigma=0.5)
     expected = undisturbed(project, tmp_path / "calm", options)

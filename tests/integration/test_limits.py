@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from genworker.core import scheduler
 from genworker.core.completion import Completion, CompletionRequest
 from genworker.project.open import open_project
@@ -47,6 +49,7 @@ def test_a_rate_limit_without_announcement_refuses_few(tmp_path: Path) -> None:
         assert server.refused["limit:requests"] <= 20
 
 
+@pytest.mark.slow
 def test_an_announced_limit_is_kept(tmp_path: Path) -> None:
     for kind in ("openai", "anthropic"):
         limits = Limits(rpm=6000, announce=True)
@@ -64,6 +67,7 @@ def test_a_configured_rate_is_kept(tmp_path: Path) -> None:
         assert server.refused["limit:requests"] <= 2
 
 
+@pytest.mark.slow
 def test_calls_at_once_are_found_without_a_number(tmp_path: Path) -> None:
     limits = Limits(max_concurrent=20, hint="retry-after-ms=0.05")
     with LLMServer(Options(latency_s=0.1, words=20, limits=limits)).in_thread() as server:
@@ -168,6 +172,7 @@ def kinds(project: Project) -> dict[str, str | None]:
     return found
 
 
+@pytest.mark.slow
 def test_retry_asks_again_for_what_was_chosen_and_keeps_the_old(tmp_path: Path) -> None:
     def fault(request: Any) -> Any:
         from support.llm_server import Behaviour

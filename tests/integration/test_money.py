@@ -44,6 +44,7 @@ def bill(server: LLMServer) -> Decimal:
     return Decimal(tokens) / 1_000_000
 
 
+@pytest.mark.slow
 def test_a_cap_holds_over_failures_and_three_kills(tmp_path: Path) -> None:
     faults: Mapping[str, float] = {
         "503": 0.03,
@@ -84,6 +85,7 @@ def test_a_cap_holds_over_failures_and_three_kills(tmp_path: Path) -> None:
         assert sum(Decimal(cost) for cost in recorded if cost is not None) <= spent
 
 
+@pytest.mark.slow
 def test_calls_and_tokens_are_capped_over_all_runs(tmp_path: Path) -> None:
     with LLMServer(Options(words=40)).in_thread() as server:
         project = configured(tmp_path, server)
