@@ -126,7 +126,9 @@ def add_cohort(root: Path, cohort: str, rows: Sequence[Row]) -> None:
 def write_config(path: Path, url: str, *, concurrency: int = 2, extra: str = "", endpoint: str = "") -> Path:
     path.write_text(
         f'default_endpoint = "test"\nmax_concurrency = {concurrency}\n{extra}\n'
-        f'[endpoints.test]\nkind = "openai"\nbase_url = "{url}"\nmax_concurrency = {concurrency}\n{endpoint}\n'
+        # A seed stands for a generation: by it the bill says what was paid for.
+        f'[endpoints.test]\nkind = "openai"\nbase_url = "{url}"\nseed = true\n'
+        f"max_concurrency = {concurrency}\n{endpoint}\n"
     )
     return path
 

@@ -182,7 +182,7 @@ def test_retry_asks_again_for_what_was_chosen_and_keeps_the_old(tmp_path: Path) 
         return Behaviour({0: "length", 1: "empty", 2: "filter", 3: "400"}.get(request.seed % 5))
 
     with LLMServer(Options(words=20, script=fault)).in_thread() as server:
-        project = configured(tmp_path, server.openai_url, 40)
+        project = configured(tmp_path, server.openai_url, 40, "seed = true")
         first = project.run("run", COHORT, "-q")
         assert first.returncode == 1
         before = kinds(project)
