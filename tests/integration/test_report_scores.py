@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ import pytest
 
 import genworker
 from genworker.api import read_scores
+from genworker.core.events import RowFailed
 from genworker.core.stages import Stage
 from genworker.errors import MembershipError, UsageError
 from genworker.paths import Paths
 from genworker.reports.files import write_csv
 from genworker.reports.scores import Axis, Outcome, ScoreRow, Scores
 from genworker.reports.tables import all_tables, pivot
+from genworker.store.journal import RunJournal
 from genworker.store.reader import StoreReader
 from support.stores import StoreBuilder
 
@@ -289,14 +290,12 @@ def test_the_last_failed_call_is_the_reason_why_an_answer_is_missing(tmp_path: P
     store = StoreBuilder(tmp_path)
     gone = store.evaluation(store.essay(store.draft()), answer=None)
     root = store.write_membership()
-    journal = store.paths.journal_path("20260101T000000Z-1")
-    journal.parent.mkdir(parents=True)
-    lines = [
-        {"event": "run_started", "cohort": "pilot"},
-        {"event": "failed", "gen_id": gone, "error": "HTTP 500"},
-        {"gen_id": gone, "error": "HTTP 503: busy\x1b[2J", "event": "failed"},
-    ]
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "failed", "gen')
+    journal = RunJournal(store.paths, "20260101T000000Z-1")
+    for error in ("HTTP 500", "HTTP 503: busy\x1b[2J"):
+        journal.record(RowFailed(Stage.EVALUATION, gone, 1, "ProviderUnavailable", error))
+    journal.close()
+    with journal.path.open("a") as stream:
+        stream.write('{"time":"2026-01-01T00:00:00","stage":"evaluation","gen')
     (evaluation,) = collect(root).evaluations
     assert evaluation.outcome is Outcome.MISSING
     assert evaluation.error == "missing: the last call failed: HTTP 503: busy⟨U+001B⟩[2J"
