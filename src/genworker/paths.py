@@ -196,6 +196,11 @@ class Paths:
         """One byte of this file is locked for each generation that a worker is about to pay for."""
         return self.private_dir / "locks" / "claims.lock"
 
+    @property
+    def batches_dir(self) -> Path:
+        """A directory for each batch that was ever made at a provider; see `genworker.store.batches`."""
+        return self.private_dir / "batches"
+
     def aside_dir(self, stage: Stage | str, gen_id: str) -> Path:
         """Where earlier versions of a generation are kept when a forced run replaces it."""
         return self.private_dir / "aside" / Stage(stage).value / gen_id
