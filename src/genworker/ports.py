@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import IO, Protocol
 
+from genworker.core.batches import BatchResult, Listed, Look
 from genworker.core.budget import Charge
 from genworker.core.completion import Completion, CompletionRequest, Usage
 from genworker.core.events import Event
@@ -36,6 +38,73 @@ class Provider(Protocol):
 
     async def aclose(self) -> None:
         """Free connections and stop what `open` started. Called once, also after a failed `open`."""
+
+
+class BatchProvider(Protocol):
+    """An endpoint that takes many calls as one batch. Each method makes one try, as `Provider.complete` does,
+    and raises the same errors.
+
+    Attributes:
+        wants_file: the requests are uploaded first.
+        has_marks: a listing shows whose a batch is.
+        is_free_when_lapsed: requests that expire or are cancelled cost nothing; the provider says so.
+    """
+
+    wants_file: bool
+    has_marks: bool
+    is_free_when_lapsed: bool
+
+    def encode(self, name: str, request: CompletionRequest) -> bytes:
+        """A request as a line, without its end. It asks exactly what a live call asks."""
+        ...
+
+    async def upload(self, path: Path, name: str) -> str:
+        """Send a file of lines; returns the provider's name for it. It costs nothing."""
+        ...
+
+    async def find_upload(self, name: str, size_bytes: int) -> str | None:
+        """The file that an earlier `upload` may have left; ``None`` when there is none."""
+        ...
+
+    async def has_upload(self, file_id: str) -> bool:
+        """Whether the key sees an uploaded file: it is the same project's then."""
+        ...
+
+    async def create(self, path: Path, count: int, file_id: str | None, nonce: str) -> str:
+        """Make the batch; from here on it costs. Returns the provider's name for it.
+
+        A `ProviderError` whose `may_be_billed` is false, or that is a `RequestRejectedError` or a
+        `RateLimitedError`, says for certain that there is none.
+        """
+        ...
+
+    async def find(self, since_s: float) -> list[Listed]:
+        """All batches of the key's owner that are not older, whoever made them."""
+        ...
+
+    async def look(self, batch_id: str) -> Look:
+        """How far a batch is."""
+        ...
+
+    async def fetch(self, source: str, sink: IO[bytes]) -> None:
+        """Write the results of one of `Look.results` into `sink`, as they come."""
+        ...
+
+    async def first_name(self, batch_id: str) -> str | None:
+        """The name of the first request in an ended batch's results; ``None`` when it has none."""
+        ...
+
+    def decode(self, line: bytes) -> BatchResult | None:
+        """What a line of results says; ``None`` when it is no line of results."""
+        ...
+
+    async def cancel(self, batch_id: str) -> None:
+        """Ask to end a batch early."""
+        ...
+
+    def server_s(self) -> float:
+        """The provider's clock, as its last answer told it; ours before that."""
+        ...
 
 
 class GenerationStore(Protocol):

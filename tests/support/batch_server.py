@@ -246,7 +246,14 @@ class BatchServer(LLMServer):
             if file is None or file.key != key:
                 return f"Invalid file: {body['input_file_id']}"
             batch = Batch(
-                f"batch_{self._number:05}", api, key, self.now, [], body.get("metadata") or {}, file.id, self.work_s
+                f"batch_{self._number:05}",
+                api,
+                key,
+                self.now,
+                [],
+                body.get("metadata") or {},
+                file.id,
+                self.work_s,
             )
             batch.lines = [json.loads(line) for line in file.content.split(b"\n") if line.strip()]
             batch.errors = self._faults(batch)
@@ -263,10 +270,15 @@ class BatchServer(LLMServer):
         if self.bad_lines:
             bad = sorted(number for number in self.bad_lines if number <= len(batch.lines))
             if bad:
-                return [{"code": "invalid_json_line", "line": n, "message": "not valid", "param": None} for n in bad]
+                return [
+                    {"code": "invalid_json_line", "line": n, "message": "not valid", "param": None}
+                    for n in bad
+                ]
         if len({line["body"]["model"] for line in batch.lines}) > 1:
             return [{"code": "mismatched_model", "line": 2, "message": "one model a batch", "param": None}]
-        queued = sum(self._tokens(each) for each in self.batches.values() if each.ended is None and each.errors is None)
+        queued = sum(
+            self._tokens(each) for each in self.batches.values() if each.ended is None and each.errors is None
+        )
         if self.token_limit is not None and queued + self._tokens(batch) > self.token_limit:
             message = f"Enqueued token limit reached. Limit: {self.token_limit:,} enqueued tokens."
             return [{"code": "token_limit_exceeded", "line": None, "message": message, "param": None}]
@@ -350,8 +362,8 @@ class BatchServer(LLMServer):
         body = line["body"] if batch.api == "openai" else line["params"]
         try:
             prompt = parse_prompt(batch.api, json.dumps(body).encode())
-        except BadRequest as error:
-            self._bad(batch, line, 400, str(error), good)
+        except BadRequest as refused:
+            self._bad(batch, line, 400, str(refused), good)
             return
         if fate == "ok":
             fate = self.rows(prompt, self.asked[prompt.key])
@@ -363,7 +375,9 @@ class BatchServer(LLMServer):
             elif fate == "expired":
                 error = {"code": "batch_expired", "message": "This request could not be executed in time."}
                 batch.failed_lines.append(
-                    json.dumps({"id": "r", "custom_id": line["custom_id"], "response": None, "error": error}).encode()
+                    json.dumps(
+                        {"id": "r", "custom_id": line["custom_id"], "response": None, "error": error}
+                    ).encode()
                 )
             return
         if fate.isdigit():
@@ -385,7 +399,9 @@ class BatchServer(LLMServer):
         raw = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
         good += [raw, raw] if fate == "twice" else [raw]
 
-    def _bad(self, batch: Batch, line: dict[str, Any], status: int, message: str | None, good: list[bytes]) -> None:
+    def _bad(
+        self, batch: Batch, line: dict[str, Any], status: int, message: str | None, good: list[bytes]
+    ) -> None:
         batch.counts["failed"] += 1
         error = json.loads(error_body(batch.api, status, "req_x", message=message))
         if batch.api == "anthropic":
@@ -404,7 +420,9 @@ class BatchServer(LLMServer):
 
     def _openai(self, batch: Batch) -> dict[str, Any]:
         if batch.results is not None and not hasattr(batch, "output_id"):
-            batch.output_id = self._store("out", _joined(batch.results), batch.key).id if batch.results else None  # type: ignore[attr-defined]
+            batch.output_id = (
+                self._store("out", _joined(batch.results), batch.key).id if batch.results else None
+            )  # type: ignore[attr-defined]
             lines = batch.failed_lines
             batch.error_id = self._store("err", _joined(lines), batch.key).id if lines else None  # type: ignore[attr-defined]
         return {

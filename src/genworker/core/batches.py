@@ -416,6 +416,31 @@ def number_of(name: object, nonce: str, count: int) -> int | None:
     return int(digits) if int(digits) < count else None
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a provider says of a batch when it is asked.
+
+    Attributes:
+        status: its own word.
+        is_final: it will not change any more.
+        results: what can be fetched, by a name of ours.
+        is_complete: all that was answered can be fetched; a batch may be final before that.
+        answered: requests that were answered, as far as the provider counts them.
+        refusal: why the whole batch was refused; ``None`` when it was not.
+        is_over_limit: it was refused since too much is queued; it may be sent again later.
+        bad_lines: numbers, from 0, of the requests that made it fail.
+    """
+
+    status: str
+    is_final: bool
+    results: Mapping[str, str] = field(default_factory=dict)
+    is_complete: bool = True
+    answered: int | None = None
+    refusal: str | None = None
+    is_over_limit: bool = False
+    bad_lines: tuple[int, ...] = ()
+
+
 # Prices
 
 _TARIFFS = ("input", "output", "cache_read", "cache_write")

@@ -6,9 +6,10 @@ connection pool does not slow down with the number of calls in flight.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -66,39 +67,34 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; errors become httpx2's, as the SDKs expect."""
+        with _as_httpx2():
+            async with await self._begin(request) as response:
+                # As a stream: with `content` httpx2 would work out headers that the endpoint has sent.
+                whole = httpx2.ByteStream(await _read_body(response))
+                answer = _response(response, request, whole)
+                await answer.aread()
+                return answer
+
+    async def stream(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request whose body is read as the caller asks for it, and never held whole."""
+        with _as_httpx2():
+            response = await self._begin(request)
+            return _response(response, request, _Stream(response))
+
+    async def _begin(self, request: httpx2.Request) -> aiohttp.ClientResponse:
         if self._session is None:
             self._session = self._open_session()
         headers = [
             (name, value) for name, value in request.headers.multi_items() if name not in self._dropped
         ]
         headers.append(("Accept-Encoding", "gzip, deflate"))
-        try:
-            async with self._session.request(
-                request.method,
-                str(request.url),
-                headers=headers,
-                data=await request.aread(),
-                allow_redirects=False,
-            ) as response:
-                body = await _read_body(response)
-                kept = [
-                    (name, value)
-                    for name, value in response.raw_headers
-                    if name.lower() not in _DROPPED_HEADERS
-                ]
-                # As a stream: with `content` httpx2 would work out headers that the endpoint has sent.
-                whole = httpx2.ByteStream(body)
-                answer = httpx2.Response(response.status, headers=kept, stream=whole, request=request)
-                await answer.aread()
-                return answer
-        except TimeoutError as error:
-            raise httpx2.ConnectTimeout(str(error)) from error
-        except aiohttp.ClientConnectorError as error:
-            raise httpx2.ConnectError(f"cannot connect to {error.host}:{error.port}") from error
-        except aiohttp.ClientError as error:
-            raise httpx2.NetworkError(f"{type(error).__name__}: {error}") from error
-        except OSError as error:
-            raise httpx2.NetworkError(str(error)) from error
+        return await self._session.request(
+            request.method,
+            str(request.url),
+            headers=headers,
+            data=await request.aread(),
+            allow_redirects=False,
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -110,6 +106,43 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
 _KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 _DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+
+
+@contextlib.contextmanager
+def _as_httpx2() -> Iterator[None]:
+    """Raise aiohttp's errors as httpx2's."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise httpx2.ConnectTimeout(str(error)) from error
+    except aiohttp.ClientConnectorError as error:
+        raise httpx2.ConnectError(f"cannot connect to {error.host}:{error.port}") from error
+    except aiohttp.ClientError as error:
+        raise httpx2.NetworkError(f"{type(error).__name__}: {error}") from error
+    except OSError as error:
+        raise httpx2.NetworkError(str(error)) from error
+
+
+def _response(
+    response: aiohttp.ClientResponse, request: httpx2.Request, body: httpx2.AsyncByteStream
+) -> httpx2.Response:
+    kept = [(name, value) for name, value in response.raw_headers if name.lower() not in _DROPPED_HEADERS]
+    return httpx2.Response(response.status, headers=kept, stream=body, request=request)
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """A body that is still on its way."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _as_httpx2():
+            async for chunk in self._response.content.iter_chunked(256 * 1024):
+                yield chunk
+
+    async def aclose(self) -> None:
+        self._response.close()
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
@@ -151,8 +184,16 @@ class EndpointClient(httpx2.AsyncClient):
         body = httpx2.ByteStream(parts["content"])
         return httpx2.Request(method, address, headers=parts.get("headers"), stream=body)
 
-    async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
-        """Send a request over the transport; the whole body is there when this returns."""
+    async def send(
+        self, request: httpx2.Request, *, stream: bool = False, **_options: Any
+    ) -> httpx2.Response:
+        """Send a request over the transport.
+
+        Args:
+            stream: leave the body to be read by the caller; else it is whole when this returns.
+        """
+        if stream:
+            return await self._way.stream(request)
         return await self._way.handle_async_request(request)
 
 
