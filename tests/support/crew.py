@@ -17,7 +17,6 @@ from decimal import Decimal
 
 from genworker.core.budget import NOTHING, Caps, Charge
 from genworker.core.coordinator import (
-    SLOTS,
     Coordinator,
     EndpointTotals,
     LaneNeed,
@@ -30,6 +29,7 @@ from genworker.core.coordinator import (
     Totals,
     kind,
 )
+from genworker.core.shares import SLOTS
 
 CATCH_UP_S = 0.1
 LANE = "lane"
@@ -187,9 +187,6 @@ class Crewman:
                 first = shard * self.play.world.shard_rows
                 self.rows[shard] = deque(range(first, first + size))
                 self.open[shard] = size
-        for shard in reply.revoked:
-            self.rows.pop(shard, None)
-            self.open.pop(shard, None)
         self.is_over = reply.is_over
 
 

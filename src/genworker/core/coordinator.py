@@ -24,7 +24,7 @@ from decimal import ROUND_DOWN, Decimal
 from typing import Literal, Protocol
 
 from genworker.core.budget import NOTHING, ZERO, Budget, Caps, Charge
-from genworker.core.shares import Pool
+from genworker.core.shares import SLOTS, Pool, lane_pools
 
 CLOCKS = 1.01
 """Clocks of two hosts may differ in speed by this factor."""
@@ -36,7 +36,6 @@ CHUNK_CALLS = 64
 SHARDS_AHEAD = 2
 """A pull takes at most 1/(2 N) of what is left, so that the first to ask does not hoard."""
 MICRO = Decimal("0.000001")
-SLOTS = "slots"
 
 Stop = Literal["", "drain", "abandon"]
 
@@ -100,7 +99,7 @@ class Question:
         seq: rises from question to question.
         epoch: of the last reply that it applied; 0 before the first.
         ack: the question whose reply it applied last.
-        have: shards that it works on.
+        have: shards that it works on. Some may be another's by now: claims and the store make that harmless.
         done: shards that it has finished, until a reply to a question that said so was applied.
         free: rows that it could take besides.
         lanes: only those with rows.
@@ -130,7 +129,6 @@ class Reply:
         shares: its part of each total that is limited, by the pool's name.
         allow: what it may use in all (see `Purse.used`); only those of its numbers count that are capped.
         give: shards to work on; those that it has already are not meant twice.
-        revoked: shards that others have by now: nothing more of them is begun.
         stop: begin nothing more; ``abandon``: and give up the calls that are out.
         is_over: there is nothing more to do.
     """
@@ -141,7 +139,6 @@ class Reply:
     shares: Mapping[str, float]
     allow: Charge
     give: Sequence[int] = ()
-    revoked: Sequence[int] = ()
     pauses: Mapping[str, float] = field(default_factory=dict)
     stopped: Mapping[str, str] = field(default_factory=dict)
     stop: Stop = ""
@@ -301,14 +298,8 @@ class Coordinator:
 
     def _pools_of(self, lane: str) -> tuple[list[str], list[str]]:
         """The pools that calls of a lane need: places, rates."""
-        endpoint = self.totals.lanes[lane].endpoint
-        places = [SLOTS, f"lane places {lane}", f"endpoint places {endpoint}"]
-        rates = [
-            f"{prefix} {what} {name}"
-            for prefix, name in (("lane", lane), ("endpoint", endpoint))
-            for what in ("starts", "tokens")
-        ]
-        return places, rates
+        places, starts, tokens = lane_pools(lane, self.totals.lanes[lane].endpoint)
+        return places, starts + tokens
 
     def _restore(self, records: Iterable[Record], now_s: float) -> None:
         owned: dict[str, set[int]] = {}
@@ -482,7 +473,6 @@ class Coordinator:
             shares=shares,
             allow=allow,
             give=give,
-            revoked=[number for number in question.have if number not in worker.shards],
             pauses=self.pauses(now_s),
             stopped=dict(self._stopped),
             stop=self.stopping,

@@ -7,6 +7,7 @@ Equal events give equal decisions. The asyncio runner and a simulation ask the s
 from __future__ import annotations
 
 import heapq
+import math
 from array import array
 from collections import Counter, deque
 from collections.abc import Mapping, MutableSequence, Sequence
@@ -15,10 +16,12 @@ from enum import IntEnum
 from hashlib import blake2b
 from typing import NamedTuple
 
-from genworker.core.budget import Budget, Charge
+from genworker.core.budget import NOTHING, Budget, Caps, Charge
 from genworker.core.completion import Completion
+from genworker.core.coordinator import Purse, kind
 from genworker.core.hints import Quantity
 from genworker.core.lane import Lane, LaneSpec
+from genworker.core.lease import Lease
 from genworker.core.rates import SHARE, Flow, TokenRate
 from genworker.errors import (
     MalformedAnswerError,
@@ -287,6 +290,10 @@ class Scheduler:
         max_concurrency: calls in flight over all endpoints, at most.
         budget: the caps and what was spent before.
         window: children that may be ready in a lane before the latest stage goes first; 0: it always does.
+        depth: of jobs that are added later, at least.
+
+    Attributes:
+        lease: what this scheduler shares with others, where it is one of several; else ``None``.
     """
 
     def __init__(
@@ -302,12 +309,15 @@ class Scheduler:
         retry: RetryPolicy | None = None,
         budget: Budget | None = None,
         window: int = WINDOW,
+        depth: int = 1,
+        lease: Lease | None = None,
     ) -> None:
         self._stages, self._parents, self._lane_of = stages, parents, lanes
         self._retry = retry or RetryPolicy()
         self._max_concurrency = max_concurrency
         self.budget = budget or Budget()
-        depth = max(stages, default=0) + 1
+        self.lease = lease
+        depth = max(depth, max(stages, default=0) + 1)
         self._deepest_first, self._earliest_first = range(depth - 1, -1, -1), range(depth)
         self._window = window
         self._endpoints = [_Endpoint(spec) for spec in endpoints]
@@ -335,6 +345,7 @@ class Scheduler:
         self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, round of its lane)
         self._tries: dict[int, Tries] = {}
         self._reserved: dict[int, Charge] = {}
+        self._dearest = NOTHING  # the worst case of the last call
         self._parked: dict[tuple[int, int], list[tuple[int, Charge]]] = {}  # by lane and stage
         self._left_lanes: dict[int, tuple[int, ...]] = {}  # lanes that refused a job before its present one
         self._backing_off: list[tuple[float, int]] = []
@@ -368,12 +379,34 @@ class Scheduler:
             if selected[job] and (parent < 0 or not selected[parent]):
                 self._make_ready(job, JobEvent.RELEASED)
 
+    def grow(self) -> None:
+        """Take in the jobs that the caller has appended to stages, parents and lanes since the last time.
+
+        Their parents are among them or among earlier ones; all of them are to be made.
+        """
+        first, count = len(self.states), len(self._stages)
+        self._first_child.extend([-1] * (count - first))
+        self._next_child.extend([-1] * (count - first))
+        for job in range(count - 1, first - 1, -1):
+            parent = self._parents[job]
+            if parent >= 0:
+                self._next_child[job] = self._first_child[parent]
+                self._first_child[parent] = job
+        self.states.extend([int(JobState.WAITING)] * (count - first))
+        self._open += count - first
+        for job in range(first, count):
+            if (lane := self._lane_of[job]) != NO_LANE:
+                self._lanes[lane].open_jobs += 1
+        for job in range(first, count):
+            if self._parents[job] < 0:
+                self._make_ready(job, JobEvent.RELEASED)
+
     # What the caller asks
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to start or to wait for."""
-        if self._open == 0:
+        if self._open == 0 and (self.lease is None or self.lease.is_last):
             return True
         return self.draining and not self.in_flight and not self.committing
 
@@ -422,7 +455,8 @@ class Scheduler:
 
     def next_start(self, now_s: float) -> Start | None:
         """The next job to begin, counted as in flight from here on; ``None`` when nothing may begin now."""
-        if self.draining:
+        lease = self.lease
+        if self.draining or (lease is not None and lease.is_over(now_s)):
             return None
         if self._backing_off:
             self._wake(now_s)
@@ -439,13 +473,21 @@ class Scheduler:
                 endpoint = self._endpoints[lane.spec.endpoint]
                 if lane.ready_at_s() > now_s or endpoint.ready_at_s() > now_s:
                     continue
+                if lease is not None and (
+                    not lease.has_place(number, self.in_flight, lane.limit.in_flight, endpoint.in_flight)
+                    or lease.ready_at_s(number) > now_s
+                ):
+                    continue
                 job = self._pop(number, lane)
                 if job is None:
                     continue
                 self._turn = number + 1
                 self.in_flight += 1
                 stage = self._stages[job]
-                endpoint.begin(lane.guess(Quantity.TOKENS, stage), now_s)
+                tokens = lane.guess(Quantity.TOKENS, stage)
+                endpoint.begin(tokens, now_s)
+                if lease is not None:
+                    lease.begin(number, tokens, now_s)
                 return self._begin(job, lane.begin(stage, now_s))
         if self._parked:
             self._look_at_caps()
@@ -507,6 +549,7 @@ class Scheduler:
         if prefix is not None and not self._may_use(job, prefix, now_s):
             self._put_off(job, self._prefixes[prefix][0])
             return False
+        self._dearest = worst
         held = self._reserved.get(job)
         if held == worst:
             return True
@@ -541,14 +584,18 @@ class Scheduler:
         if lane != NO_LANE:
             self._leave(lane)
             self._lanes[lane].not_begun(round_, self._stages[job])
+            if self.lease is not None:
+                self.lease.not_begun(lane, self._lanes[lane].guess(Quantity.TOKENS, self._stages[job]))
 
     def wake_at(self, now_s: float) -> float | None:
         """When to ask `next_start` again if no event comes before; ``None`` when only an event helps."""
         soonest = self._backing_off[0][0] if self._backing_off else None
-        for lane in self._lanes:
+        for number, lane in enumerate(self._lanes):
             if lane.ready and lane.stopped is None and lane.has_room:
                 at_s = max(lane.ready_at_s(), self._endpoints[lane.spec.endpoint].ready_at_s())
-                if at_s > now_s and (soonest is None or at_s < soonest):
+                if self.lease is not None:
+                    at_s = max(at_s, self.lease.ready_at_s(number))
+                if now_s < at_s < math.inf and (soonest is None or at_s < soonest):
                     soonest = at_s
         return soonest
 
@@ -583,14 +630,37 @@ class Scheduler:
             if not waiting:
                 del self._parked[key]
 
+    @property
+    def is_starved(self) -> bool:
+        """Whether no call that is ready fits the caps any more, and none is out that could free some."""
+        if not self._parked or self.in_flight or self.committing or self._backing_off or self._reserved:
+            return False
+        return not any(
+            queue and (number, stage) not in self._parked and lane.stopped is None
+            for number, lane in enumerate(self._lanes)
+            for stage, queue in enumerate(lane.queues)
+        )
+
+    def purse(self) -> Purse:
+        """What a coordinator is told of this worker's money."""
+        return Purse(
+            self.budget.spent + self.budget.reserved,
+            self._dearest,
+            {
+                kind(self._lanes[lane].spec.name, stage): min((worst for _, worst in waiting), key=_dearness)
+                for (lane, stage), waiting in self._parked.items()
+            },
+            self.is_starved,
+        )
+
+    def allow(self, caps: Caps) -> None:
+        """Other caps hold from now on; never less than what is spent and reserved."""
+        self.budget.caps = caps
+        self._unpark()
+
     def _look_at_caps(self) -> None:
-        """Stop when no call that is ready fits the caps any more, and none is out that could free some."""
-        if self.in_flight or self.committing or self._backing_off or self._reserved:
-            return
-        for number, lane in enumerate(self._lanes):
-            for stage, queue in enumerate(lane.queues):
-                if queue and (number, stage) not in self._parked and lane.stopped is None:
-                    return
+        if self.lease is not None or not self.is_starved:
+            return  # only the coordinator knows whether there is more
         least = min((worst for waiting in self._parked.values() for _, worst in waiting), key=_dearness)
         over = self.budget.spent + least
         self.capped = self.budget.caps.passed_by(over)
@@ -620,6 +690,8 @@ class Scheduler:
             self._leave(number)
             surplus = lane.answered(round_, self._stages[job], completion, now_s)
             self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
+            if self.lease is not None:
+                self.lease.settle(number, surplus)
             self._settle(job, charge)
             prefix = self._leading.pop(job, None)
             if prefix is not None and prefix in self._prefixes:

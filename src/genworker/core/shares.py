@@ -9,6 +9,20 @@ from __future__ import annotations
 
 import math
 
+SLOTS = "slots"
+"""The pool of places over everything."""
+
+
+def lane_pools(lane: str, endpoint: str) -> tuple[list[str], list[str], list[str]]:
+    """Names of the pools that a lane's calls need: places, starts per second, tokens per second.
+
+    The places are those over everything, of the lane, and of its endpoint, in this order.
+    """
+    both = (("lane", lane), ("endpoint", endpoint))
+    places = [SLOTS, *(f"{prefix} places {name}" for prefix, name in both)]
+    starts = [f"{prefix} starts {name}" for prefix, name in both]
+    return places, starts, [f"{prefix} tokens {name}" for prefix, name in both]
+
 
 class Pool:
     """One total and who holds how much of it.
