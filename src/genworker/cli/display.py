@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genworker.cli.app import use_colour
 from genworker.core.events import Event
+from genworker.core.money import money_text
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.stages import STAGES
 from genworker.core.visible import visible
@@ -228,11 +229,11 @@ def status_lines(run: RunInProgress) -> list[str]:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
     progress = run.progress
-    if progress.cost_usd or progress.unpriced or progress.cap_usd is not None:
+    money = progress.money.total
+    if money.most_usd or money.unpriced or progress.cap_usd is not None:
         cap = f" (cap ${progress.cap_usd})" if progress.cap_usd is not None else ""
-        unpriced = f"  + unpriced: {', '.join(sorted(progress.unpriced)[:3])}" if progress.unpriced else ""
-        total = f" of ${progress.total_usd:,.2f} in all runs" if progress.earlier_usd else ""
-        lines.append(f"cost  ${progress.cost_usd:,.2f}{total}{cap}{unpriced}")
+        earlier = " in all runs" if progress.earlier.total.calls else ""
+        lines.append(f"cost  {visible(money_text(money), limit=160)}{earlier}{cap}")
     tokens = run.progress
     if tokens.input_tokens or tokens.output_tokens:
         lines.append(f"used  {tokens.input_tokens:,} tokens in, {tokens.output_tokens:,} out")
@@ -263,9 +264,12 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
     facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
     facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
     facts["in_flight"] = run.activity.in_flight
-    facts["cost_usd"] = f"{progress.total_usd:.2f}"
-    if progress.unpriced:
-        facts["unpriced"] = ",".join(sorted(progress.unpriced))
+    money = progress.money.total
+    facts["spent_usd"] = f"{money.spent_usd:.2f}"
+    if money.possible_usd:
+        facts["possible_usd"] = f"{money.possible_usd:.2f}"
+    if money.unpriced:
+        facts["unpriced"] = ",".join(sorted(money.unpriced))
     facts["rate"] = f"{rate:.0f}/min"
     if eta is not None:
         facts["eta"] = duration(eta)

@@ -26,17 +26,20 @@ from genworker.cli.options import (
 )
 from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import table
-from genworker.cli.words import blocked_lines, cost_text, dollars
+from genworker.cli.words import blocked_lines, cost_text
+from genworker.core.money import cap_text, dollars
 from genworker.core.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from genworker.core.plan import Plan
+    from genworker.core.stages import Stage
     from genworker.project.open import Project
     from genworker.run.engine import RunOptions
     from genworker.run.estimate import Estimate
     from genworker.run.requests import CohortWork
+    from genworker.run.routes import Route
 
 
 @app.command("plan")
@@ -71,8 +74,9 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     """Print the plan as a table or as JSON."""
     from genworker.core.selection import select
     from genworker.project.open import open_membership, plan_cohort
+    from genworker.run.caps import check_caps
     from genworker.run.estimate import estimate
-    from genworker.run.ledger import check_caps, last_limits, read_ledger
+    from genworker.run.ledger import last_limits, read_ledger
     from genworker.run.requests import CohortWork, check_jobs, find_combos
     from genworker.store.catalog import TemplateFiles
     from genworker.store.index import StoreIndex
@@ -99,24 +103,20 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     record = plan_record(cohort, planned, jobs, work, expected, options)
     for stage, number in stale_counts(project, planned).items():
         record["stages"][stage.value]["stale"] = number
+    ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index)
+    record["money"] = ledger.money.to_json()
+    work.routes.build(len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job)))
+    called = list(work.routes.called(membership.rows, jobs))
+    record["unbounded"] = unbounded(called, work)
     if caps:
-        ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index)
-        work.routes.build(
-            len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job))
-        )
-        called = work.routes.called(membership.rows, jobs)
         check_caps(caps, project.loaded, ledger, called, work.sampling)
         record["caps"] = {
             "cost_usd": None if caps.usd is None else str(caps.usd),
             "calls": caps.calls,
             "tokens": caps.tokens,
         }
-        spent = ledger.spent
-        record["spent"] = {
-            "cost_usd": format(spent.usd.normalize(), "f"),
-            "calls": spent.calls,
-            "tokens": spent.tokens,
-        }
+        record["caps"]["against"] = cap_text(ledger.money.total)
+        record["caps"]["tokens_at_most"] = ledger.spent.tokens
     if as_json:
         put_json(record)
         return 0
@@ -128,6 +128,18 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     for line in (*stale_lines(cohort, record["stages"]), *blocked_lines(planned)):
         put(line)
     return 0
+
+
+def unbounded(called: Sequence[tuple[Stage, Route]], work: CohortWork) -> list[dict[str, str]]:
+    """The stages and models whose answers nothing bounds, so that one may cost anything."""
+    from genworker.run.routes import longest_answer
+
+    return [
+        {"stage": stage.value, "model": route.model_id, "endpoint": route.endpoint}
+        for stage, route in called
+        if (route.price is None or route.price.at_most(0, 1))
+        and longest_answer(route, work.sampling(stage, route.model_id, route.endpoint, "x")) is None
+    ]
 
 
 def _model(work: CohortWork, job: int) -> str:
@@ -226,14 +238,18 @@ def plan_sentences(record: dict[str, Any]) -> list[str]:
     if record["seconds"] is not None:
         lines.append(f"It would take about {duration(record['seconds'])}: {record['limited_by']}.")
     if "caps" in record:
-        caps, spent = record["caps"], record["spent"]
+        caps, calls = record["caps"], record["money"]["calls"]
         shown = []
         if caps["cost_usd"] is not None:
-            so_far = Decimal(spent["cost_usd"] or 0)
-            shown.append(f"${caps['cost_usd']} (spent so far: {dollars(so_far) if so_far else 'nothing'})")
+            shown.append(f"${caps['cost_usd']} ({caps['against']})")
         if caps["calls"] is not None:
-            shown.append(f"{caps['calls']:,} calls (made so far: {spent['calls']:,})")
+            shown.append(f"{caps['calls']:,} calls (made so far: {calls:,})")
         if caps["tokens"] is not None:
-            shown.append(f"{caps['tokens']:,} tokens (used so far: {spent['tokens']:,})")
+            shown.append(f"{caps['tokens']:,} tokens (used so far, at most: {caps['tokens_at_most']:,})")
         lines.append(f"Cap over all runs: {', '.join(shown)}.")
+    for group in record["unbounded"]:
+        lines.append(
+            f"Nothing bounds an answer of {group['stage']} by {group['model']}: one that fails may count for "
+            f"as much as its model can write. Add max_tokens to [stages.{group['stage']}] or [models]."
+        )
     return lines

@@ -34,7 +34,8 @@ from genworker.cli.options import (
 from genworker.cli.plan import show_plan
 from genworker.cli.refresh import RefreshOption, redo_stale
 from genworker.cli.tables import table
-from genworker.cli.words import blocked_lines, cost_text, dollars
+from genworker.cli.words import blocked_lines
+from genworker.core.money import cap_text, money_text, uncertain_text
 from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
@@ -138,9 +139,7 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
         "reparsed": progress.reparsed,
         "input_tokens": progress.input_tokens,
         "output_tokens": progress.output_tokens,
-        "cost_usd": format(progress.cost_usd, "f"),
-        "cohort_cost_usd": format(progress.earlier_usd + progress.cost_usd, "f"),
-        "unpriced": sorted(progress.unpriced),
+        "money": progress.money.to_json(),
         "capped": result.ending.capped,
         "journal": str(result.journal_path),
         "stages": {
@@ -179,7 +178,7 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
             rows.append([stage.value, f"{counts.done}/{counts.planned}", ", ".join(wrong)])
     lines = ["", *table(["stage", "done", ""], rows, right=(1,)), ""]
     if progress.calls == 0 and progress.copies == 0:
-        lines.append("No calls made: everything that can be made is in the store.")
+        lines.append(f"No calls made: {_why_none(result)}.")
     else:
         parts = [f"{progress.calls} calls", f"{progress.answers} answers"]
         parts += [f"{progress.retries} retries"] if progress.retries else []
@@ -195,7 +194,7 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
     if result.ending.capped is not None:
         lines.append(
             f"Stopped at the cap: the next call could pass {result.ending.capped} over all runs. "
-            f"Go on with a higher one: genworker run {cohort}"
+            f"So far: {cap_text(progress.money.total)}. Go on with a higher one: genworker run {cohort}"
         )
     for name, reason in result.ending.stopped.items():
         lines.append(f"{name} was stopped: {reason}")
@@ -214,16 +213,38 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
     if result.signal is not None:
         name = signal.Signals(result.signal).name
         lines.append(
-            f"Stopped by {name}; every answer that arrived is saved. Go on with: genworker run {cohort}"
+            f"Stopped by {name}; every answer that arrived is saved{_abandoned(progress)}. "
+            f"Go on with: genworker run {cohort}"
         )
     return lines
 
 
+def _why_none(result: RunResult) -> str:
+    """Why a run has asked nothing."""
+    if result.ending.capped is not None:
+        return "the cap leaves no room for one"
+    if result.signal is not None:
+        return "it was stopped before the first"
+    stages = result.progress.stages.values()
+    if not result.ending.left and any(stage.missing for stage in stages):
+        return "nothing that is missing was selected"
+    if any(stage.done < stage.planned for stage in stages):
+        return "nothing that can be made is missing; what is no good is named below"
+    return "everything is in the store"
+
+
+def _abandoned(progress: Progress) -> str:
+    """What a stop has cost besides."""
+    own = progress.own
+    return f", {uncertain_text(own)} are not" if own.uncertain_calls else ""
+
+
 def _cost_line(progress: Progress) -> str:
-    cost = cost_text(progress.cost_usd, sorted(progress.unpriced))
     tokens = f"{progress.input_tokens:,} tokens in, {progress.output_tokens:,} out"
-    earlier = f"; all runs of this cohort: {dollars(progress.total_usd)}" if progress.earlier_usd else ""
-    return f"Cost {'nothing' if cost == 'free' else cost}{earlier}. {tokens}."
+    earlier = ""
+    if progress.earlier.total.calls:
+        earlier = f"; all runs of this cohort: {money_text(progress.money.total)}"
+    return f"Cost {money_text(progress.own)}{earlier}. {tokens}."
 
 
 def _failure_lines(cohort: str, result: RunResult) -> list[str]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import TYPE_CHECKING
+
+from genworker.core.money import dollars
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
     from genworker.core.plan import Plan
-
-
-def dollars(amount: Decimal) -> str:
-    """An amount for people; less than a cent is not nothing, and nothing is no amount that was rounded."""
-    if not amount:
-        return "free"
-    return "<$0.01" if 0 < amount < Decimal("0.01") else f"${amount:,.2f}"
 
 
 def cost_text(amount: Decimal, unpriced: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from genworker.core.generation import FailureKind
+from genworker.core.money import Account, Money, Part
 from genworker.core.stages import STAGES, Stage
 
 RATE_WINDOW_S = 60.0
@@ -54,11 +55,8 @@ class Progress:
         calls: calls sent, retries included.
         answers: calls that brought an answer.
         input_tokens: as far as the endpoints count them.
-        cost_usd: what this run has spent, where prices are known; calls without a known cost at the most
-            that they can have cost.
-        earlier_usd: what earlier runs of the cohort have spent, in the same way.
-        unpriced: models that were called and have no price.
-        expected_usd: what the plan said that this run would spend.
+        earlier: what earlier runs of the cohort have cost.
+        account: what this run costs; hears the journal's events.
     """
 
     stages: dict[Stage, StageProgress] = field(default_factory=lambda: {s: StageProgress() for s in STAGES})
@@ -72,17 +70,27 @@ class Progress:
     reparsed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
-    earlier_usd: Decimal = Decimal(0)
-    unpriced: set[str] = field(default_factory=set)
+    earlier: Money = field(default_factory=Money)
+    account: Account | None = None
     cap_usd: Decimal | None = None
-    expected_usd: Decimal | None = None
     _arrivals: deque[float] = field(default_factory=deque)
 
     @property
-    def total_usd(self) -> Decimal:
-        """What all runs of the cohort have spent, where prices are known."""
-        return self.earlier_usd + self.cost_usd
+    def money(self) -> Money:
+        """What all runs of the cohort have cost, this one included."""
+        money = Money()
+        money.merge(self.earlier)
+        if self.account is not None:
+            self.account.add_to(money)
+        return money
+
+    @property
+    def own(self) -> Part:
+        """What this run has cost so far."""
+        money = Money()
+        if self.account is not None:
+            self.account.add_to(money)
+        return money.total
 
     def answered(self, now_s: float) -> None:
         """Count an answer, for the rate."""

@@ -1,4 +1,4 @@
-"""What a cohort has cost so far, over all its runs: from journals and, where a cap needs it, from the store.
+"""What a cohort has cost so far, over all its runs: from the journals, and from the store where one is gone.
 
 A line stands in the journal before each call, so a run that was killed at any moment has left a record of
 what it may have spent: a call without a known end counts at its worst case.
@@ -6,21 +6,20 @@ what it may have spent: a call without a known end counts at its worst case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 
-from genworker.core.budget import NOTHING, Caps, Charge, Price
-from genworker.core.completion import Sampling
+from genworker.core.budget import Charge, Price
 from genworker.core.events import (
     CALL_ENDS,
-    Abandoned,
     Answered,
     CallFailed,
     Calling,
+    Committed,
     OddEventError,
     ReparseStarted,
     RowFailed,
@@ -28,35 +27,42 @@ from genworker.core.events import (
     RunStarted,
     event_from_json,
 )
-from genworker.core.facts import MODE_LLM, NO_FACTS, Facts
+from genworker.core.facts import MODE_COPY, MODE_LLM, NO_FACTS, Facts
 from genworker.core.membership import Membership
+from genworker.core.money import Account, FindPrice, Money, add_answer
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import ConfigError, Fault
 from genworker.paths import METADATA_FILE, Paths
-from genworker.project.settings import LoadedSettings
-from genworker.run.routes import Route, longest_answer
 from genworker.store.index import StoreIndex
 from genworker.store.journal import read_events
 from genworker.store.reading import read_bytes
 
-FindPrice = Callable[[str, str, str], Price | None]
-"""(endpoint, model's id, model's name there) to its price today."""
+if TYPE_CHECKING:  # settings cost a tenth of a second to import, and a report needs none
+    from genworker.project.settings import Settings
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The sum.
+    """What a cohort has cost.
 
     Attributes:
-        spent: over all runs of the cohort.
-        unpriced: models whose calls have no price, then or now; their money is not in `spent`.
-        open_calls: calls without a known end, counted at their worst case.
+        money: over all its runs.
+        failed: rows whose last call failed for good, without an answer.
     """
 
-    spent: Charge = NOTHING
-    unpriced: set[str] = field(default_factory=set)
-    open_calls: int = 0
-    _answered: set[int] = field(default_factory=set)  # hashes of (stage, gen_id), for a million rows
+    money: Money = field(default_factory=Money)
+    failed: set[tuple[Stage, str]] = field(default_factory=set)
+    _settled: set[int] = field(default_factory=set)
+    """Hashes of (stage, gen_id), for a million rows: answers that a journal knows, and copies."""
+
+    @property
+    def spent(self) -> Charge:
+        """At its worst case, as a cap counts it."""
+        return self.money.total.worst
+
+    @property
+    def unpriced(self) -> set[str]:
+        """Models whose calls have no price, then or now."""
+        return set(self.money.total.unpriced)
 
 
 def read_ledger(
@@ -65,8 +71,8 @@ def read_ledger(
     """Add up what all runs of a cohort have spent.
 
     Args:
-        index: the same store's, to count generations whose run has left no journal as well. That reads the
-            metadata of each, many times what the journals take: a cap needs it, a mere sum does not.
+        index: the same store's, to count answers whose run has left no journal as well: the metadata of
+            each of those are read, and of what was kept aside.
         but: a run to leave out: the one that asks.
     """
     ledger = Ledger()
@@ -80,6 +86,29 @@ def read_ledger(
     return ledger
 
 
+def read_money(
+    paths: Paths, membership: Membership, settings: Settings | None, *, index: StoreIndex | None = None
+) -> Money:
+    """What a cohort has cost over all its runs.
+
+    Args:
+        settings: for calls whose price was not known when they were made; ``None`` leaves them unpriced.
+    """
+    prices: dict[tuple[str, str, str], Price | None] = {}
+
+    def find(endpoint: str, model_id: str, model: str) -> Price | None:
+        key = (endpoint, model_id, model)
+        if key not in prices:
+            prices[key] = None
+            if settings is not None and endpoint in settings.endpoints:
+                from genworker.run.pricing import find_price
+
+                prices[key] = find_price(settings, endpoint, model_id, model)
+        return prices[key]
+
+    return read_ledger(paths, membership, find, index=index or StoreIndex(paths)).money
+
+
 def _is_of(path: Path, cohort_id: str) -> bool:
     """Whether a journal's first line names the cohort."""
     try:
@@ -91,43 +120,18 @@ def _is_of(path: Path, cohort_id: str) -> bool:
 
 
 def _add_journal(ledger: Ledger, path: Path, find_price: FindPrice) -> None:
-    out: dict[tuple[Stage, str], Calling] = {}
-    usd, calls, tokens = ledger.spent.usd, ledger.spent.calls, ledger.spent.tokens
-    for event in read_events(path, Calling, *CALL_ENDS):
-        if isinstance(event, Calling):
-            key = (event.stage, event.gen_id)
-            before = out.get(key)
-            if before is not None:  # its end is not on record
-                ledger.open_calls += 1
-                usd += _worst(ledger, before, find_price)
-                tokens += before.worst_tokens or 0
-            out[key] = event
-            calls += 1
-            continue
-        assert isinstance(event, CALL_ENDS)
-        key = (event.stage, event.gen_id)
-        call = out.pop(key, None)
-        if call is None:
-            continue
+    account = Account(path.stem, find_price)
+    for event in read_events(path, Calling, *CALL_ENDS, Committed):
+        account.hear(event)
         if isinstance(event, Answered):
-            ledger._answered.add(hash(key))
-            usage = event.usage
-            known = event.cost_usd
-            if known is None:
-                price = _price(call.endpoint, call.model_id, call.model, find_price)
-                known = None if price is None else price.cost(usage)
-            usd += known if known is not None else _worst(ledger, call, find_price)
-            read, written = usage.input_tokens, usage.output_tokens
-            counted = read is not None and written is not None
-            tokens += (read or 0) + (written or 0) if counted else call.worst_tokens or 0
-        elif isinstance(event, Abandoned) or (not isinstance(event, RowFailed) and event.may_be_billed):
-            usd += _worst(ledger, call, find_price)
-            tokens += call.worst_tokens or 0
-    for call in out.values():
-        ledger.open_calls += 1
-        usd += _worst(ledger, call, find_price)
-        tokens += call.worst_tokens or 0
-    ledger.spent = Charge(usd, calls, tokens)
+            ledger._settled.add(hash((event.stage, event.gen_id)))
+            ledger.failed.discard((event.stage, event.gen_id))
+        elif isinstance(event, CallFailed | RowFailed):
+            ledger.failed.add((event.stage, event.gen_id))
+        elif isinstance(event, Committed) and event.mode == MODE_COPY:
+            ledger._settled.add(hash((event.stage, event.gen_id)))
+    account.close()
+    account.add_to(ledger.money)
 
 
 def _add_store(
@@ -138,30 +142,24 @@ def _add_store(
     runs: set[str],
     find_price: FindPrice,
 ) -> None:
-    """Generations of this cohort whose run has left no journal: what their metadata say."""
+    """Answers of this cohort whose run has left no journal: what their metadata say."""
     asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
     directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
-    there = {stage: index.names(stage) | asides[stage] for stage in STAGES}
+    names = {stage: index.names(stage) for stage in STAGES}
     for row in membership.rows:
-        if row.gen_id not in there[row.stage] or hash((row.stage, row.gen_id)) in ledger._answered:
+        stage, gen_id = row.stage, row.gen_id
+        was_replaced = gen_id in asides[stage]
+        # What a journal knows was answered once; only what replaced or was replaced may be of another run.
+        if not was_replaced and (gen_id not in names[stage] or hash((stage, gen_id)) in ledger._settled):
             continue
-        found = []
-        if row.gen_id in index.names(row.stage):
-            found.append(f"{directories[row.stage]}/{row.gen_id}/{METADATA_FILE}")
-        if row.gen_id in asides[row.stage]:
-            found += sorted(map(str, paths.aside_dir(row.stage, row.gen_id).glob(f"*/{METADATA_FILE}")))
+        found = [f"{directories[stage]}/{gen_id}/{METADATA_FILE}"] if gen_id in names[stage] else []
+        if was_replaced:
+            found += sorted(map(str, paths.aside_dir(stage, gen_id).glob(f"*/{METADATA_FILE}")))
         for path in found:
             facts = _facts(path)
             if facts.run_id in runs or facts.cohort_id != membership.cohort_id or facts.mode != MODE_LLM:
                 continue
-            usage, known = facts.usage, facts.cost_usd
-            if known is None:
-                price = _price(facts.endpoint, facts.model_id, facts.model, find_price)
-                known = None if price is None else price.cost(usage)
-            if known is None:
-                ledger.unpriced.add(str(facts.model_id))
-            tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-            ledger.spent += Charge(known or Decimal(0), facts.attempts or 1, tokens)
+            add_answer(ledger.money, stage, facts, find_price)
 
 
 def _names(directory: Path) -> set[str]:
@@ -179,38 +177,13 @@ def _facts(path: str) -> Facts:
     return Facts(record) if isinstance(record, dict) else NO_FACTS
 
 
-def _price(
-    endpoint: str | None, model_id: str | None, model: str | None, find_price: FindPrice
-) -> Price | None:
-    """The price today; ``None`` also where the record does not say what was asked."""
-    if endpoint is None or model is None:
-        return None
-    return find_price(endpoint, model_id or "", model)
-
-
-def _worst(ledger: Ledger, call: Calling, find_price: FindPrice) -> Decimal:
-    if call.worst_usd is not None:
-        return call.worst_usd
-    price = _price(call.endpoint, call.model_id, call.model, find_price)
-    if price is None:
-        ledger.unpriced.add(str(call.model_id or call.model))
-        return Decimal(0)
-    tokens = call.worst_tokens or 0
-    return max(price.at_most(tokens, 0), price.at_most(0, tokens))
-
-
 def failed_calls(paths: Paths, cohort_id: str) -> set[tuple[Stage, str]]:
-    """(stage, gen_id) of rows whose last call in any run failed for good, without an answer."""
-    failed: set[tuple[Stage, str]] = set()
+    """Rows whose last call in any run failed for good, without an answer."""
+    ledger = Ledger()
     for path in sorted(paths.runs_dir.glob("*.jsonl")):
-        if not _is_of(path, cohort_id):
-            continue
-        for event in read_events(path, CallFailed, RowFailed, Answered):
-            if isinstance(event, CallFailed | RowFailed):
-                failed.add((event.stage, event.gen_id))
-            elif isinstance(event, Answered):
-                failed.discard((event.stage, event.gen_id))
-    return failed
+        if _is_of(path, cohort_id):
+            _add_journal(ledger, path, lambda *_: None)
+    return ledger.failed
 
 
 def last_limits(paths: Paths, cohort_id: str) -> Mapping[str, Mapping[str, float]]:
@@ -229,47 +202,3 @@ def last_limits(paths: Paths, cohort_id: str) -> Mapping[str, Mapping[str, float
         if isinstance(event, RunEnded) and event.limits is not None:
             return event.limits
     return {}
-
-
-def check_caps(
-    caps: Caps,
-    loaded: LoadedSettings,
-    ledger: Ledger,
-    routes: Iterable[tuple[Stage, Route]],
-    sampling: Callable[[Stage, str, str, str], Sampling],
-) -> None:
-    """Refuse caps that could not be kept, before anything is spent.
-
-    Args:
-        routes: every stage and route that the run may call, fallbacks included.
-
-    Raises:
-        ConfigError: every fault at once.
-    """
-    faults: dict[str, Fault] = {}
-    config = str(loaded.config or "config/genworker.toml")
-    for stage, route in routes:
-        if caps.usd is not None and route.price is None:
-            model = route.model_id
-            faults[f"price {route.name}"] = Fault(
-                f"{route.name} has no known price, so a cap on money cannot be kept",
-                where=f"{config} [models.{model!r}]",
-                fix=f'add: [models."{model}".price] input = …, output = … (USD per million tokens), '
-                "or cap with --max-tokens or --max-calls",
-            )
-        limited = sampling(stage, route.model_id, route.endpoint, "x")
-        if (caps.usd is not None or caps.tokens is not None) and longest_answer(route, limited) is None:
-            faults[f"{stage} {route.name}"] = Fault(
-                f"{route.name} has no max_tokens for the stage {stage.value}: an answer could cost anything",
-                where=f"{config} [stages.{stage.value}]",
-                fix="add: max_tokens = …",
-            )
-    if caps.usd is not None:
-        for model in sorted(ledger.unpriced):
-            faults[f"past {model}"] = Fault(
-                f"earlier runs of this cohort called {model}, which has no known price",
-                where=f"{config} [models.{model!r}]",
-                fix=f'add: [models."{model}".price] input = …, output = … (0 where it was free)',
-            )
-    if faults:
-        raise ConfigError(list(faults.values()), title="the caps cannot be kept, nothing was sent")

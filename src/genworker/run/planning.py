@@ -12,6 +12,7 @@ from genworker.core.facts import Facts
 from genworker.core.generation import Answer, FailureKind, finish, judged_anew
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import Membership
+from genworker.core.money import Account
 from genworker.core.plan import Plan, RowState
 from genworker.core.progress import Progress
 from genworker.core.scheduler import NO_LANE
@@ -20,7 +21,8 @@ from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault, StoreError, UsageError
 from genworker.project.open import Project, Redo, plan_cohort
 from genworker.project.settings import Settings
-from genworker.run.ledger import check_caps, read_ledger
+from genworker.run.caps import check_caps
+from genworker.run.ledger import read_ledger
 from genworker.run.requests import CohortWork, check_jobs
 from genworker.store.disk import check_room
 from genworker.store.filesystem import FilesystemStore
@@ -193,7 +195,7 @@ class Planner:
             self.project.paths,
             self.membership,
             routes.find_price,
-            index=self.index if caps else None,
+            index=self.index,
             but=self.run_id,
         )
         if caps:
@@ -201,7 +203,9 @@ class Planner:
                 fix = "leave --if-locked share out, or the cap"
                 raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
             check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
-        self.progress.earlier_usd = ledger.spent.usd
+        self.progress.earlier = ledger.money
+        self.progress.account = Account(self.run_id, routes.find_price)
+        self.journal.listen(self.progress.account.hear)
         self.progress.cap_usd = caps.usd
         return Budget(caps, ledger.spent)
 

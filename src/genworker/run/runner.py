@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from genworker.core.budget import Charge
 from genworker.core.completion import Completion, CompletionRequest
 from genworker.core.events import (
     Abandoned,
@@ -373,7 +372,6 @@ class Runner:
             self._calls.pop(job, None)
         cost = self._work.cost(job, completion.usage)
         self._scheduler.answered(job, completion, self._clock(), cost)
-        self._note_cost(job, cost)
         self._count(completion)
         asked = self._work.call_facts(job, request)
         came = AnswerFacts(
@@ -407,12 +405,6 @@ class Runner:
         asyncio.get_running_loop().call_soon(self._pump)
         await self._commit(job, answer)
 
-    def _note_cost(self, job: int, cost: Charge | None) -> None:
-        progress = self._progress
-        progress.cost_usd = self._scheduler.budget.spent.usd - progress.earlier_usd
-        if cost is not None and not cost.priced:
-            progress.unpriced.add(self._membership.rows[job].llm_model_id or "")
-
     def _count(self, completion: Completion) -> None:
         self._progress.answered(self._clock())
         self._progress.input_tokens += completion.usage.input_tokens or 0
@@ -432,7 +424,6 @@ class Runner:
         # Before the decision: it may hand the row to another lane.
         asked = Facts.of(self._work.facts(job), self._work.call_facts(job, request))
         decision = self._scheduler.refused(job, error, now)
-        self._note_cost(job, None)
         ended: dict[str, Any] = {
             "stage": row.stage,
             "gen_id": row.gen_id,

@@ -80,6 +80,10 @@ class RunJournal:
         except OSError as error:
             raise cannot_write(error, self.path) from error
 
+    def listen(self, listener: Listener) -> None:
+        """Tell one more of every event from now on."""
+        self._listeners.append(listener)
+
     def trouble(self) -> StoreError | None:
         """See `genworker.ports.Journal.trouble`."""
         if self._file.error is not None:
