@@ -12,7 +12,7 @@ from genworker.paths import Paths
 from genworker.store.reading import load_generation, read_generation
 
 if TYPE_CHECKING:
-    from genworker.api import iter_generations, scores
+    from genworker.api import findings, iter_generations, money, scores
     from genworker.reports.export import GenerationRow
     from genworker.reports.scores import ScoreRow
 
@@ -30,8 +30,10 @@ __all__ = [
     "Stage",
     "StoreError",
     "__version__",
+    "findings",
     "iter_generations",
     "load_generation",
+    "money",
     "read_generation",
     "scores",
 ]
@@ -39,7 +41,9 @@ __all__ = [
 _LATE = {
     "GenerationRow": "genworker.reports.export",
     "ScoreRow": "genworker.reports.scores",
+    "findings": "genworker.api",
     "iter_generations": "genworker.api",
+    "money": "genworker.api",
     "scores": "genworker.api",
 }
 
@@ -51,3 +55,8 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(_LATE[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Also the names that are imported late."""
+    return sorted({*globals(), *_LATE})

@@ -8,12 +8,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from genworker.core.money import Money
 from genworker.core.stages import Stage
 from genworker.paths import Paths
 from genworker.reports.export import GenerationRow, generation_rows
+from genworker.reports.findings import find
+from genworker.reports.pairwise import Comparison
+from genworker.reports.provenance import read_provenance
+from genworker.reports.reading import Reading
 from genworker.reports.scores import ScoreRow, Scores, collect_scores
+from genworker.run.ledger import read_money
 from genworker.store.reader import StoreReader
+
+if TYPE_CHECKING:
+    from genworker.project.settings import Settings
 
 
 def scores(data_root: str | Path, cohort: str | Sequence[str]) -> list[ScoreRow]:
@@ -53,6 +63,67 @@ def iter_generations(
     """
     chosen = None if stage is None else Stage(stage)
     return generation_rows(StoreReader(Paths.from_str(data_root)), cohort, chosen)
+
+
+def money(data_root: str | Path, cohort: str | Sequence[str]) -> dict[str, Any]:
+    """What a cohort has cost over all its runs: the object ``money`` of every ``--json``.
+
+    ``spent_usd`` is known to be spent, ``possible_usd`` is what ``uncertain_calls`` may have cost at most
+    beyond that; ``unpriced`` names models whose calls have no price and are in neither.
+
+    Args:
+        cohort: a cohort's id, or several: then they add up.
+
+    Raises:
+        UsageError: there is no such cohort.
+        MembershipError: a membership file is wrong; every fault at once.
+    """
+    return read_cohorts_money(StoreReader(Paths.from_str(data_root)), cohort, None).to_json()
+
+
+def read_cohorts_money(reader: StoreReader, cohort: str | Sequence[str], settings: Settings | None) -> Money:
+    """As `money`, with prices of today for calls that had none."""
+    names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
+    total = Money()
+    for name in names:
+        total.merge(read_money(reader.paths, reader.membership(name), settings, index=reader.index))
+    return total
+
+
+def read_report(
+    reader: StoreReader,
+    cohort: str | Sequence[str],
+    *,
+    settings: Settings | None = None,
+    comparisons: Sequence[Comparison] = (),
+) -> Reading:
+    """Read all that a report of these cohorts says, texts left out.
+
+    Args:
+        settings: for prices of calls that had none when they were made.
+        comparisons: of two texts each, to be ranked beside the scores.
+    """
+    found = read_scores(reader, cohort)
+    provenance = read_provenance(found, reader)
+    findings = find(found, finished=provenance.finished, comparisons=comparisons)
+    return Reading(found, provenance, findings, read_cohorts_money(reader, cohort, settings))
+
+
+def findings(data_root: str | Path, cohort: str | Sequence[str]) -> list[dict[str, Any]]:
+    """Every contrast of a cohort's report, the claimed ones first: ``findings`` of ``report --json``.
+
+    Each has factor, level, against, difference, low, high (its 95 % interval), pairs, wins, claimed, p and
+    p_adjusted; docs/findings.md says what they mean.
+
+    Args:
+        cohort: a cohort's id, or several.
+
+    Raises:
+        UsageError: there is no such cohort.
+        MembershipError: a membership file is wrong; every fault at once.
+    """
+    reading = read_report(StoreReader(Paths.from_str(data_root)), cohort)
+    return [finding.to_json() for finding in reading.findings.findings]
 
 
 def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:

@@ -60,9 +60,11 @@ def test_a_run_cohort_reports_without_its_catalogue_keys_or_settings(tmp_path: P
 def test_the_pivot_stands_on_stdout_and_the_rest_on_stderr(project: Project) -> None:
     result = project.run("report", "one")
     assert result.returncode == 0
-    lines = result.stdout.splitlines()
+    lines = result.stdout.partition("\n\n")[2].partition("\n\n")[0].splitlines()
     assert lines[-1].split() == ["6.00", "(1/2)", "6.00"]
-    assert {"draft template: d1", "generation model: m1", "evaluator 1: novelty by judge"} <= set(lines)
+    assert {"draft template: d1", "generation model: m1", "evaluator 1: novelty by judge"} <= set(
+        result.stdout.splitlines()
+    )
     assert result.stderr.count("wrote ") == 6
     for path in project.paths.cohort_reports_dir("one").iterdir():
         assert not set("\x1b\x07\u202e") & set(path.read_text() + result.stdout + result.stderr)
@@ -100,7 +102,7 @@ def test_tables_alone_and_answers_parsed_again(project: Project) -> None:
     ("arguments", "says"),
     [
         (["report", "nope"], "there is no cohort 'nope'"),
-        (["report"], "Missing argument"),
+        (["report"], "name a cohort"),
         (["export", "../x"], "holds a path separator"),
         (["export", "one", "--format", "parquet"], "Parquet cannot be written to stdout"),
         (["export", "one", "-o", "/proc/nowhere/x.jsonl"], "cannot be written"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import genworker
 from support.llm_server import LLMServer, Options
 from support.project import COHORT, Project, make_project, membership_rows
 
@@ -36,6 +37,11 @@ def configured(root: Path, server: LLMServer, price: str = PRICE, replicates: in
     project = make_project(root, membership_rows(essays=("rewrite",), replicates=replicates))
     project.configure(SETTINGS.format(url=server.openai_url, price=price))
     return project
+
+
+def at_most(record: Mapping[str, Any]) -> Decimal:
+    """What a cohort can have cost at the very most."""
+    return Decimal(record["money"]["spent_usd"]) + Decimal(record["money"]["possible_usd"])
 
 
 def bill(server: LLMServer) -> Decimal:
@@ -70,12 +76,12 @@ def test_a_cap_holds_over_failures_and_three_kills(tmp_path: Path) -> None:
         last = project.run(*arguments)
         result: dict[str, Any] = json.loads(last.stdout)
         again = project.run(*arguments)
-        spent = Decimal(result["cohort_cost_usd"])
+        spent = at_most(result)
         assert last.returncode == again.returncode == 3, last.stderr
         assert result["capped"] == f"--max-cost {cap} USD"
         assert spent <= cap
         assert spent >= Decimal("0.95") * cap
-        assert Decimal(json.loads(again.stdout)["cohort_cost_usd"]) <= cap
+        assert at_most(json.loads(again.stdout)) <= cap
         assert bill(server) <= cap
         recorded = [
             json.loads(path.read_text(encoding="utf-8"))["cost_usd"]
@@ -153,7 +159,10 @@ def test_a_plan_tells_what_a_run_then_costs(tmp_path: Path) -> None:
         told = Decimal(plan["cost_usd"])
         result = json.loads(project.run("run", COHORT, "--json", "-q").stdout)
         assert result["calls"] == plan["calls"]
-        assert abs(Decimal(result["cost_usd"]) - told) <= Decimal("0.15") * told
+        assert (
+            abs(Decimal(result["money"]["by_run"][result["run_id"]]["spent_usd"]) - told)
+            <= Decimal("0.15") * told
+        )
         assert server.paid == 84
 
 
@@ -166,3 +175,50 @@ def test_unpriced_is_said_and_never_zero(tmp_path: Path) -> None:
         assert "$0.00" not in shown
         metadata = next(project.paths.gens_root.glob("draft/*/metadata.json"))
         assert json.loads(metadata.read_text(encoding="utf-8"))["cost_usd"] is None
+
+
+def test_money_has_one_answer(tmp_path: Path) -> None:
+    """Failures that may be billed, a retry that replaced, no price for one: every command says the same."""
+    faults: Mapping[str, float] = {"reset-mid-body": 0.15, "no-usage": 0.1}
+    with LLMServer(Options(words=20, failure_rates=faults)).in_thread() as server:
+        project = configured(tmp_path, server, replicates=6)
+        first = project.run("run", COHORT, "--limit", "30", "--json")
+        project.run("retry", COHORT, "--unparseable", "--json", "-q")
+        last = project.run("run", COHORT, "--limit", "5", "--json")
+        told = json.loads(last.stdout)["money"]
+        status = project.run("status", COHORT, "--json")
+        plan = project.run("plan", COHORT, "--json", "--max-cost", "900")
+        report = project.run("report", COHORT, "--json")
+        for result in (status, plan, report):
+            assert json.loads(result.stdout)["money"] == told, result.args
+        assert genworker.money(project.data, COHORT) == told
+        assert told["uncertain_calls"] > 0
+        assert told["calls"] == server.received
+        # The ends of the first run are a part of the whole, as it said them then.
+        record = json.loads(first.stdout)
+        part = told["by_run"][record["run_id"]]
+        assert record["money"]["by_run"][record["run_id"]] == part
+        words = f"more for {told['uncertain_calls']} failed or abandoned calls"
+        page = (project.paths.cohort_reports_dir(COHORT) / "report.html").read_text(encoding="utf-8")
+        shown = project.run("plan", COHORT, "--max-cost", "900").stdout
+        for text in (page, project.run("status", COHORT).stdout, last.stderr):
+            assert words in " ".join(text.split())
+        assert f"is the worst case of {told['uncertain_calls']} failed or abandoned calls" in shown
+
+
+def test_a_cap_says_how_much_of_it_is_worst_case(tmp_path: Path) -> None:
+    with LLMServer(Options(words=20, failure_rates={"reset-mid-body": 0.4})).in_thread() as server:
+        project = configured(tmp_path, server, replicates=20)
+        stopped = project.run("run", COHORT, "--max-cost", "0.05")
+        assert stopped.returncode == 3
+        assert "is known to be spent, $0.0" in stopped.stderr
+        assert "is the worst case of" in stopped.stderr
+
+
+def test_a_plan_warns_where_nothing_bounds_an_answer(tmp_path: Path) -> None:
+    with LLMServer(Options(words=20)).in_thread() as server:
+        project = configured(tmp_path, server, replicates=1)
+        assert json.loads(project.run("plan", COHORT, "--json").stdout)["unbounded"] == []
+        text = project.config.read_text(encoding="utf-8").replace("max_tokens = 120\n", "")
+        project.configure(text)
+        assert "Nothing bounds an answer of draft by alpha" in project.run("plan", COHORT).stdout

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import genworker.reports.page as page_module
-from genworker.api import read_scores
+from genworker.api import read_report
 from genworker.paths import Paths
 from genworker.reports.page import write_pages
 from genworker.reports.tables import agreement, pivot
@@ -29,10 +29,12 @@ HOSTILE = (
 
 def write(root: Path, *cohorts: str, **options: Any) -> list[Page]:
     reader = StoreReader(Paths.from_str(root))
-    scores = read_scores(reader, cohorts or ("pilot",))
+    reading = read_report(reader, cohorts or ("pilot",))
     directory = root / "out"
     settings: dict[str, Any] = {"read_at": NOW, "version": "1.2.3", "files": []} | options
-    written = write_pages(scores, pivot(scores), agreement(scores), reader, directory, **settings)
+    written = write_pages(
+        reading, pivot(reading.scores), agreement(reading.scores), reader, directory, **settings
+    )
     pages = [Page(path) for path in written]
     for page in pages:
         assert page.faults == []

@@ -17,7 +17,8 @@ from genworker.reports.lineage import (
     prompt_view,
     text_view,
 )
-from genworker.reports.overview import Spending, heat_cell
+from genworker.reports.overview import heat_cell
+from genworker.reports.provenance import Usage
 from genworker.reports.tables import PivotCell
 
 
@@ -109,15 +110,13 @@ def test_a_cost_is_known_or_it_is_not(value: object, cost: Decimal | None) -> No
     assert Facts({}).cost_usd is None
 
 
-def test_unpriced_is_not_zero() -> None:
-    spending = Spending()
-    assert (spending.cost, spending.tokens) == ("–", "–")
-    spending.add(Facts({"mode": "copy"}))
-    assert spending.cost == "–", "a copy asks no model"
-    spending.add(Facts({"usage": {"input_tokens": 1200, "output_tokens": 34}}))
-    assert (spending.cost, spending.tokens) == ("unpriced", "1,200 → 34")
-    spending.add(Facts({"cost_usd": "1.5", "usage": {"input_tokens": None}}))
-    assert (spending.cost, spending.tokens) == ("$1.50 + ?", "1,200 → 34 + ?")
+def test_tokens_that_are_not_known_are_said() -> None:
+    usage = Usage()
+    assert usage.text == "–"
+    usage.add(Facts({"usage": {"input_tokens": 1200, "output_tokens": 34}}))
+    assert usage.text == "1,200 → 34"
+    usage.add(Facts({"usage": {"input_tokens": None}}))
+    assert usage.text == "1,200 → 34 + ?"
 
 
 def test_causes_leave_out_what_differs_from_row_to_row() -> None:

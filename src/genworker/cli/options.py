@@ -13,6 +13,7 @@ from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
     from genworker.paths import Paths
+    from genworker.project.settings import Settings
 
 
 StageOption = Annotated[
@@ -76,18 +77,20 @@ MaxWaitOption = Annotated[
 PlainOption = Annotated[bool, typer.Option("--plain", help="Lines instead of a display that redraws itself.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors and the summary.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retries and commits.")]
-CohortsArgument = Annotated[
-    list[str], typer.Argument(metavar="COHORT...", help="One cohort, or several to average together.")
-]
 
 
 def data_paths(config: Path | None, data_root: Path | None) -> Paths:
     """The data root's layout; the settings are read only when no data root is named."""
+    return data_paths_and_settings(config, data_root)[0]
+
+
+def data_paths_and_settings(config: Path | None, data_root: Path | None) -> tuple[Paths, Settings | None]:
+    """As `data_paths`, with the settings where they were read."""
     from genworker.paths import Paths
 
     if data_root is not None and config is None:
-        return Paths.from_str(data_root)
+        return Paths.from_str(data_root), None
     from genworker.project.settings import load_settings
 
     loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
-    return Paths.from_str(loaded.settings.data_root)
+    return Paths.from_str(loaded.settings.data_root), loaded.settings

@@ -17,10 +17,13 @@ from genworker.cli.app import (
     put_json,
     say,
 )
-from genworker.cli.options import CohortsArgument, data_paths
+from genworker.cli.options import data_paths_and_settings
 from genworker.cli.tables import shorten, table
+from genworker.errors import Fault, UsageError
 
 if TYPE_CHECKING:
+    from genworker.reports.pairwise import Comparison
+    from genworker.reports.reading import Reading
     from genworker.reports.scores import Scores
     from genworker.reports.tables import PivotRow, Table
     from genworker.store.reader import StoreReader
@@ -32,7 +35,10 @@ SHOWN_CHANGES = 20
 @app.command("report")
 @command
 def report(
-    cohorts: CohortsArgument,
+    cohorts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COHORT...", help="One cohort, or several to average together."),
+    ] = None,
     config: ConfigOption = None,
     data_root: DataRootOption = None,
     tables_only: Annotated[
@@ -41,21 +47,33 @@ def report(
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="Pages for the texts of every essay, however many they are.")
     ] = False,
+    comparisons: Annotated[
+        Path | None,
+        typer.Option(
+            "--comparisons",
+            metavar="FILE",
+            help="Also rank texts that were compared two by two: a CSV with judge, first, second, winner.",
+        ),
+    ] = None,
     json_: JsonOption = False,
 ) -> int:
-    """Write the scores of COHORT as tables and as a page, and print the pivot.
+    """Say what the scores of COHORT show: findings, tables and a page.
 
     One cohort's report lies in its directory `reports`, one over several in `7_cross_experiment`.
     Reads only the store: no call is made, and neither catalogue nor keys are needed.
     """
-    from genworker.api import read_scores
+    from genworker.api import read_report
     from genworker.reports.files import write_csv
     from genworker.reports.tables import all_tables, pivot
     from genworker.store.reader import StoreReader
 
-    paths = data_paths(config, data_root)
+    compared = [] if comparisons is None else compared_texts(comparisons)
+    if not cohorts:
+        return report_comparisons(compared, as_json=json_)
+    paths, settings = data_paths_and_settings(config, data_root)
     reader = StoreReader(paths)
-    scores = read_scores(reader, cohorts)
+    reading = read_report(reader, cohorts, settings=settings, comparisons=compared)
+    scores = reading.scores
     one = scores.cohort_ids[0] if len(scores.cohort_ids) == 1 else None
     directory = paths.cross_experiment_dir if one is None else paths.cohort_reports_dir(one)
     rows = pivot(scores)
@@ -66,17 +84,68 @@ def report(
         write_csv(content, files[name])
     if not tables_only:
         files["report"] = write_report(
-            scores, rows, contents["agreement"], reader, directory, files, all_texts=all_texts
+            reading, rows, contents["agreement"], reader, directory, files, all_texts=all_texts
         )
     if json_:
-        put_json(report_record(scores, files))
+        put_json(report_record(reading, files))
         return 0
     for line in pivot_lines(scores, rows):
+        put(line)
+    put()
+    for line in finding_lines(reading):
         put(line)
     for path in files.values():
         say(f"wrote {path}")
     say(outcome_line(scores))
     return 0
+
+
+def compared_texts(path: Path) -> list[Comparison]:
+    """Comparisons from a file.
+
+    Raises:
+        UsageError: it cannot be read, or a row of it is wrong.
+    """
+    from genworker.reports.pairwise import read_comparisons
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            return read_comparisons(stream, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError([Fault(f"cannot be read: {reason}", where=str(path))]) from error
+
+
+def report_comparisons(compared: list[Comparison], *, as_json: bool) -> int:
+    """What comparisons say by themselves, where no cohort is named."""
+    from genworker.reports.findings import Findings
+    from genworker.reports.pairwise import one_order_only, pairwise_findings
+    from genworker.reports.words import sentence
+
+    if not compared:
+        raise UsageError([Fault("nothing to report on", fix="name a cohort, or --comparisons FILE")])
+    found = pairwise_findings(compared)
+    silent = [{"kind": "one_order_only", "judge": judge} for judge in one_order_only(compared)]
+    if as_json:
+        put_json({"findings": [finding.to_json() for finding in found], "warnings": silent})
+        return 0
+    claimed = [finding for finding in found if finding.claimed]
+    for finding in claimed:
+        put(f"{sentence(finding, Findings())}.")
+    for warning in silent:
+        put(f"{warning['judge']} saw no pair in both orders: place and quality cannot be told apart.")
+    if not claimed:
+        put("No difference is larger than chance explains.")
+    return 0
+
+
+def finding_lines(reading: Reading) -> list[str]:
+    """What was found and what it cost, in plain words."""
+    from genworker.core.money import money_text
+    from genworker.reports.words import answer
+
+    lines = answer(reading.findings) or ["Too few scores to say what is better."]
+    return [*lines, f"Cost {money_text(reading.money.total)}."]
 
 
 def outcome_line(scores: Scores) -> str:
@@ -99,7 +168,7 @@ def outcome_counts(scores: Scores) -> dict[str, int]:
 
 
 def write_report(
-    scores: Scores,
+    reading: Reading,
     rows: list[PivotRow],
     agreed: Table,
     reader: StoreReader,
@@ -115,8 +184,9 @@ def write_report(
     from genworker import __version__
     from genworker.reports.page import TEXT_ROWS, write_pages
 
+    scores = reading.scores
     return write_pages(
-        scores,
+        reading,
         rows,
         agreed,
         reader,
@@ -129,11 +199,21 @@ def write_report(
     )[0]
 
 
-def report_record(scores: Scores, files: dict[str, Path]) -> dict[str, Any]:
-    """What was written, for machines."""
+def report_record(reading: Reading, files: dict[str, Path]) -> dict[str, Any]:
+    """What was found and written, for machines."""
+    from genworker.reports.words import answer
+
+    found = reading.findings
     return {
-        "cohorts": list(scores.cohort_ids),
-        "evaluations": outcome_counts(scores),
+        "cohorts": list(reading.scores.cohort_ids),
+        "evaluations": outcome_counts(reading.scores),
+        "answer": answer(found),
+        "findings": [
+            {**finding.to_json(), "level_name": found.name(finding.factor, finding.level)}
+            for finding in found.findings
+        ],
+        "warnings": found.warnings(),
+        "money": reading.money.to_json(),
         "files": {name: str(path) for name, path in files.items()},
     }
 
@@ -169,6 +249,3 @@ def pivot_lines(scores: Scores, rows: list[PivotRow]) -> list[str]:
     if len(rows) > SHOWN_ROWS:
         lines.append(f"… and {len(rows) - SHOWN_ROWS} more; the file has them all")
     return lines
-
-
-# Export

@@ -9,6 +9,7 @@ import typer
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
 from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import table
+from genworker.core.money import money_text
 from genworker.core.stages import STAGES
 
 
@@ -51,13 +52,17 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     """Counts of one cohort, for people and machines."""
     from genworker.core.plan import RowState
     from genworker.project.open import open_membership, plan_cohort
+    from genworker.run.ledger import read_money
 
     membership = open_membership(project, cohort, strict=False)
     plan = plan_cohort(project, membership)
     counts = plan.counts()
     stale = stale_counts(project, plan)
+    money = read_money(project.paths, membership, project.loaded.settings)
     return {
         "cohort": cohort,
+        "money": money.to_json(),
+        "cost": money_text(money.total),
         "rows": len(membership),
         "done": sum(counts[stage][RowState.DONE] for stage in STAGES),
         "stages": {
@@ -94,6 +99,7 @@ def status_lines(record: dict[str, Any]) -> list[str]:
     return [
         head,
         *table(header, rows, right=(1, 3, 4, 5)),
+        f"cost {record['cost']}",
         *stale_lines(record["cohort"], record["stages"]),
     ]
 

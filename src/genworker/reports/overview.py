@@ -4,64 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 
-from genworker.core.facts import Facts
+from genworker.core.money import Money, Part, money_text
 from genworker.core.plan import RowState
-from genworker.core.stages import STAGES, Stage
-from genworker.reports.scores import Outcome, PivotKey, Scores, Source
+from genworker.core.stages import Stage
+from genworker.reports.provenance import Provenance
+from genworker.reports.scores import Outcome, PivotKey, Scores
 from genworker.reports.statistics import mean, spread
 from genworker.reports.tables import PivotCell, PivotRow, Tally
-
-
-@dataclass(slots=True)
-class Spending:
-    """Tokens and cost of the answers that the store holds of one stage.
-
-    Attributes:
-        cost_usd: of those answers whose metadata have a cost.
-        priced: how many these are.
-        unpriced: calls without a known cost, which is not the same as none.
-        uncounted: calls whose endpoint did not say how many tokens they took.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
-    priced: int = 0
-    unpriced: int = 0
-    uncounted: int = 0
-
-    def add(self, facts: Facts) -> None:
-        """Count one answer; a copy asked no model and costs nothing."""
-        if facts.is_copy:
-            return
-        took, gave = facts.usage.input_tokens, facts.usage.output_tokens
-        if took is not None and gave is not None:
-            self.input_tokens += took
-            self.output_tokens += gave
-        else:
-            self.uncounted += 1
-        cost = facts.cost_usd
-        if cost is None:
-            self.unpriced += 1
-        else:
-            self.cost_usd += cost
-            self.priced += 1
-
-    @property
-    def tokens(self) -> str:
-        """``410,000 → 52,000``, with ``+ ?`` where some are not known; ``–`` without a call."""
-        if not self.input_tokens:
-            return "unknown" if self.uncounted else "–"
-        return f"{self.input_tokens:,} → {self.output_tokens:,}{' + ?' if self.uncounted else ''}"
-
-    @property
-    def cost(self) -> str:
-        """In US dollars, with ``+ ?`` where some calls have no price; ``–`` without a call."""
-        if not self.priced:
-            return "unpriced" if self.unpriced else "–"
-        return f"${self.cost_usd:,.2f}{' + ?' if self.unpriced else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +25,8 @@ class StageView:
     failed: int
     blocked: int
     missing: int
-    spending: Spending
+    tokens: str
+    money: MoneyView
 
     def shares(self) -> Iterator[tuple[str, float, float]]:
         """(word, start, width) of each part of the bar, in percent of the plan."""
@@ -87,13 +38,40 @@ class StageView:
             start += width
 
 
-def stage_views(scores: Scores, source: Source) -> list[StageView]:
-    """One view per stage that the plan has. Reads the metadata of every answer."""
-    spending = {stage: Spending() for stage in STAGES}
+@dataclass(frozen=True, slots=True)
+class MoneyView:
+    """One part of the account of money.
+
+    Attributes:
+        spent: known to be spent; ``–`` where no call was made.
+        possible: what calls of unknown end may have cost at most beyond that; ``""`` where there are none.
+        unpriced: models whose calls have no price.
+        text: all of it in words.
+    """
+
+    spent: str
+    possible: str
+    uncertain_calls: int
+    unpriced: tuple[str, ...]
+    text: str
+
+
+def money_view(part: Part) -> MoneyView:
+    """A part of the account as a page shows it."""
+    known = part.spent_usd or not part.unpriced
+    return MoneyView(
+        ("–" if not part.calls else "unpriced" if not known else f"${part.spent_usd:,.2f}")
+        + (" + ?" if part.unpriced and known else ""),
+        f"${part.possible_usd:,.2f}" if part.possible_usd else "",
+        part.uncertain_calls,
+        tuple(sorted(part.unpriced)),
+        money_text(part),
+    )
+
+
+def stage_views(scores: Scores, provenance: Provenance, money: Money) -> list[StageView]:
+    """One view per stage that the plan has."""
     plan = scores.plan
-    for row, state in zip(plan.membership.rows, plan.states, strict=True):
-        if state in (RowState.DONE, RowState.FAILED):
-            spending[row.stage].add(source.facts(row.stage, row.gen_id))
     views = []
     for stage, counts in plan.counts().items():
         kinds = plan.failed_kinds(stage)
@@ -107,7 +85,8 @@ def stage_views(scores: Scores, source: Source) -> list[StageView]:
                 counts[RowState.FAILED] - unparseable,
                 counts[RowState.BLOCKED],
                 counts[RowState.MISSING],
-                spending[stage],
+                provenance.usage[stage].text,
+                money_view(money.by_stage.get(stage.value, Part())),
             )
         )
     return [view for view in views if view.planned]

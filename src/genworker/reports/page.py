@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +23,10 @@ from genworker.core.visible import visible
 from genworker.reports.failures import failure_groups
 from genworker.reports.files import open_whole, replaced_directory
 from genworker.reports.lineage import EssayScores, Lineages, LineageView, PromptView, essays_of, ranked
-from genworker.reports.overview import HeatCell, Spending, heat_cell, mean_view, stage_views, varying_fields
+from genworker.reports.overview import HeatCell, heat_cell, mean_view, money_view, stage_views, varying_fields
+from genworker.reports.reading import Reading
 from genworker.reports.replicates import replicate_views
-from genworker.reports.scores import Axis, Outcome, PivotKey, Scores, Source
+from genworker.reports.scores import Axis, Outcome, PivotKey, Source
 from genworker.reports.statistics import spread
 from genworker.reports.tables import PivotRow, Table, Tally, tallies
 
@@ -47,7 +47,7 @@ TEXT_ROWS = 2000
 
 
 def write_pages(
-    scores: Scores,
+    reading: Reading,
     rows: Sequence[PivotRow],
     agreed: Table,
     source: Source,
@@ -77,7 +77,7 @@ def write_pages(
     """
     pages = directory / "pages"
     with replaced_directory(pages) as scratch:
-        report = _Report(scores, rows, agreed, source, scratch)
+        report = _Report(reading, rows, agreed, source, scratch)
         report.lay_out_texts(text_rows)
         report.lay_out_scores()
         main = report.render_main(
@@ -158,9 +158,10 @@ class _Heat:
 
 class _Report:
     def __init__(
-        self, scores: Scores, rows: Sequence[PivotRow], agreed: Table, source: Source, scratch: Path
+        self, reading: Reading, rows: Sequence[PivotRow], agreed: Table, source: Source, scratch: Path
     ) -> None:
-        self.scores = scores
+        self.reading = reading
+        scores = self.scores = reading.scores
         self.pivot = rows
         self.agreed = agreed
         self.source = source
@@ -313,7 +314,7 @@ class _Report:
     def render_main(self, **facts: Any) -> str:
         """``report.html``; after everything else, since it links there."""
         scores = self.scores
-        stages = stage_views(scores, self.source)
+        stages = stage_views(scores, self.reading.provenance, self.reading.money)
         heat = self._heat(self.pivot[:HEAT_ROWS], prefix="pages/")
         heat.has_links = bool(self.places)
         heat.pages = self.heat_pages
@@ -330,7 +331,7 @@ class _Report:
         replicates, replicate_count = replicate_views(scores, self.essays, self.source, WIDEST)
         agreed = list(self._agreement())
         return self.environment.get_template("report.html").render(
-            summary=self._summary([view.spending for view in stages]),
+            summary=self._summary(),
             stages=stages,
             heat=heat,
             factors=list(self._factors()),
@@ -359,12 +360,7 @@ class _Report:
         essay = row.parent_gen_id if row.stage.is_scored else row.gen_id
         return self._href(essay or "", "pages/")
 
-    def _summary(self, spending: Sequence[Spending]) -> dict[str, Any]:
-        total = Spending(
-            cost_usd=sum((part.cost_usd for part in spending), Decimal(0)),
-            priced=sum(part.priced for part in spending),
-            unpriced=sum(part.unpriced for part in spending),
-        )
+    def _summary(self) -> dict[str, Any]:
         outcomes = [evaluation.outcome for evaluation in self.scores.evaluations]
         wrong = [(outcome.value, outcomes.count(outcome)) for outcome in Outcome]
         return {
@@ -373,8 +369,7 @@ class _Report:
             "wrong": [
                 (word, f"{number:,}") for word, number in wrong if number and word != Outcome.SCORED.value
             ],
-            "cost": total.cost,
-            "unpriced": total.unpriced,
+            "money": money_view(self.reading.money.total),
         }
 
     def _factors(self) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

@@ -7,8 +7,8 @@ Owns the meaning of "a score of the plan": one `Evaluation` per row, whatever be
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
@@ -55,6 +55,10 @@ class Source(Protocol):
 
     def evaluation(self, gen_id: str) -> tuple[str, str | None]:
         """``parsed.txt`` and the path of the response of an evaluation that is done; raises `StoreError`."""
+        ...
+
+    def concept_names(self, combos: Collection[str]) -> Mapping[str, str]:
+        """The names of each combo's concepts, as one text, as far as the store knows them."""
         ...
 
     def call_errors(self) -> dict[str, str]:
@@ -156,6 +160,9 @@ class ScoreRow(NamedTuple):
         score: from 0 to 10; ``None`` when there is none, and then `error` says why.
         evaluation_response_path: the evaluator's response (``raw.txt``); ``None`` when there is none.
         generation_response_path: the essay's ``parsed.txt``; ``None`` when there is none.
+        replicate: of the evaluation, from 1.
+        draft_replicate: of the draft behind it, from 1.
+        concepts: the names of the combo's concepts, joined by `` + ``; ``None`` where they are not known.
     """
 
     gen_id: str
@@ -173,6 +180,9 @@ class ScoreRow(NamedTuple):
     stage: str
     cohort_id: str
     generation_response_path: str | None
+    replicate: int
+    draft_replicate: int
+    concepts: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +194,7 @@ class Scores:
         evaluations: in the membership's order.
         axes: every planned evaluator, in order of first appearance.
         troubles: the drafts and essays that are not done.
+        concepts: combo's id to the names of its concepts, as far as they are known.
     """
 
     cohort_ids: tuple[str, ...]
@@ -191,13 +202,15 @@ class Scores:
     evaluations: Sequence[Evaluation]
     axes: tuple[Axis, ...]
     troubles: Sequence[Trouble] = ()
+    concepts: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> Iterable[ScoreRow]:
         """The rows of ``aggregated_scores.csv``."""
-        return map(_score_row, self.evaluations)
+        names = self.concepts
+        return (_score_row(evaluation, names) for evaluation in self.evaluations)
 
 
-def _score_row(evaluation: Evaluation) -> ScoreRow:
+def _score_row(evaluation: Evaluation, concepts: Mapping[str, str]) -> ScoreRow:
     row, axis, essay, _, score, error, response_path = evaluation
     key = essay.key
     return ScoreRow(
@@ -216,6 +229,9 @@ def _score_row(evaluation: Evaluation) -> ScoreRow:
         key.stage,
         row.cohort_id,
         essay.path,
+        row.replicate,
+        essay.draft_replicate,
+        concepts.get(key.combo_id),
     )
 
 
@@ -254,7 +270,8 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
         if not row.stage.is_scored and plan.states[index] != RowState.DONE
     ]
     names = tuple(membership.cohort_id for membership in memberships)
-    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles)
+    concepts = source.concept_names({row.combo_id for row in membership.rows})
+    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles, concepts)
 
 
 class _Reader:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 from operator import mul
-from statistics import NormalDist
 
-RESAMPLES = 1000
-RESAMPLED_CLUSTERS = 200
-"""Up to so many clusters the bootstrap is drawn; for more its limit is computed (see `interval`)."""
+from genworker.reports.distributions import t_quantile
 
-_SEED = 20_250_101
-_Z = NormalDist().inv_cdf(0.975)
+CLUSTERS = 3
+"""Clusters under which a mean has no interval: two say next to nothing of how far others lie."""
+UNEVEN = 3
+"""Clusters whose sizes differ more than so many times: their means are averaged, not their values."""
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -29,53 +27,52 @@ def spread(values: Sequence[float]) -> float | None:
     return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / (len(values) - 1))
 
 
-def interval(clusters: Sequence[Sequence[float]], *, draw: bool = True) -> tuple[float, float] | None:
-    """A 95 % interval of the mean over all values, which come in clusters that belong together.
+def centre(clusters: Sequence[Sequence[float]]) -> float | None:
+    """The mean of values that come in clusters; of the clusters' means where their sizes differ much.
 
-    The percentile interval of the bootstrap (B. Efron, R. J. Tibshirani, An Introduction to the
-    Bootstrap, 1993, section 13.3), from 1,000 resamples with a fixed seed. What is drawn again are whole
-    clusters (A. C. Davison, D. V. Hinkley, Bootstrap Methods and their Application, 1997, section 3.8):
-    scores of one essay resemble each other, and to draw them singly would pretend to more evidence than
-    there is.
+    One essay with thirty scores among essays with three would otherwise speak for all of them.
+    """
+    filled = [cluster for cluster in clusters if cluster]
+    if not filled:
+        return None
+    sizes = [len(cluster) for cluster in filled]
+    if max(sizes) > UNEVEN * min(sizes):
+        return math.fsum(math.fsum(cluster) / len(cluster) for cluster in filled) / len(filled)
+    return math.fsum(map(math.fsum, filled)) / sum(sizes)
 
-    With more than 200 clusters, where drawing costs much and changes little, it is the interval that the
-    bootstrap tends to: mean ± 1.96 standard errors of a ratio of sums (W. G. Cochran, Sampling
-    Techniques, 3rd edition, 1977, chapter 9A).
+
+def interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """A 95 % interval of the mean of clusters: m ± t(0.975, G − 1) · s / √G over the G clusters' means.
+
+    After R. Ibragimov, U. K. Müller, t-Statistic Based Correlation and Heterogeneity Robust Inference,
+    Journal of Business & Economic Statistics 28 (2010). What is counted are whole clusters: scores of one
+    essay resemble each other, and to count them singly would pretend to more evidence than there is. It
+    covers 95 % also with three clusters, where a bootstrap's percentiles cover 76 %.
 
     Args:
         clusters: values by cluster; empty ones do not count.
-        draw: ``False`` computes the limit for any number of clusters.
 
     Returns:
-        (low, high), or ``None`` with fewer than two clusters: a single one says nothing of the others.
+        (low, high), or ``None`` with fewer than three clusters.
     """
-    sums = [cluster[0] if len(cluster) == 1 else math.fsum(cluster) for cluster in clusters if cluster]
-    counts = [len(cluster) for cluster in clusters if cluster]
-    if len(sums) < 2:
+    means = [
+        cluster[0] if len(cluster) == 1 else math.fsum(cluster) / len(cluster)
+        for cluster in clusters
+        if cluster
+    ]
+    count = len(means)
+    if count < CLUSTERS:
         return None
-    if draw and len(sums) <= RESAMPLED_CLUSTERS:
-        return _percentiles(sums, counts)
-    total = sum(counts)
-    centre = math.fsum(sums) / total
-    residuals = math.fsum((value - centre * count) ** 2 for value, count in zip(sums, counts, strict=True))
-    error = math.sqrt(residuals * len(sums) / (len(sums) - 1)) / total
-    return centre - _Z * error, centre + _Z * error
+    middle = math.fsum(means) / count
+    deviation = math.sqrt(math.fsum((value - middle) ** 2 for value in means) / (count - 1))
+    around = t_quantile(0.975, count - 1) * deviation / math.sqrt(count)
+    return middle - around, middle + around
 
 
-def _percentiles(sums: Sequence[float], counts: Sequence[int]) -> tuple[float, float]:
-    choices = random.Random(_SEED).choices
-    size = len(sums)
-    if len(set(counts)) == 1:
-        total = size * counts[0]
-        means = sorted(sum(choices(sums, k=size)) / total for _ in range(RESAMPLES))
-    else:
-        means = []
-        for _ in range(RESAMPLES):
-            drawn = choices(range(size), k=size)
-            means.append(sum(map(sums.__getitem__, drawn)) / sum(map(counts.__getitem__, drawn)))
-        means.sort()
-    tail = RESAMPLES // 40  # 2.5 % lie below the lower bound, 2.5 % above the upper one
-    return means[tail], means[-tail - 1]
+def score_interval(clusters: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """As `interval`, of scores: their mean lies from 0 to 10, whatever the arithmetic says."""
+    found = interval(clusters)
+    return None if found is None else (max(0.0, found[0]), min(10.0, found[1]))
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

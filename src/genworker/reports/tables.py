@@ -10,7 +10,15 @@ from itertools import combinations
 from typing import TypeVar
 
 from genworker.reports.scores import Axis, Evaluation, Outcome, PivotKey, ScoreRow, Scores
-from genworker.reports.statistics import correlation, interval, krippendorff_alpha, mean, spread
+from genworker.reports.statistics import (
+    centre,
+    correlation,
+    interval,
+    krippendorff_alpha,
+    mean,
+    score_interval,
+    spread,
+)
 
 Group = TypeVar("Group", bound=Hashable)
 
@@ -63,6 +71,8 @@ class PivotRow:
     cells: dict[Axis, PivotCell] = field(default_factory=dict)
     essay_ids: dict[str, None] = field(default_factory=dict)
     path: str | None = None
+    replicates: set[tuple[int, int]] = field(default_factory=set)
+    """(the essay's, its draft's)"""
 
     def total(self) -> float | None:
         """The sum over the evaluators' means; ``None`` without any."""
@@ -79,6 +89,7 @@ def pivot(scores: Scores) -> list[PivotRow]:
         if row is None:
             row = rows[key] = PivotRow(key)
         row.essay_ids[evaluation.essay.gen_id] = None
+        row.replicates.add((evaluation.essay.replicate, evaluation.essay.draft_replicate))
         if row.path is None:
             row.path = evaluation.essay.path
         axis = evaluation.axis
@@ -91,6 +102,8 @@ def pivot(scores: Scores) -> list[PivotRow]:
 
 CELL_STATISTICS = ("n", "planned", "min", "max", "spread")
 _AFTER_MEANS = ("sum_scores", "generation_response_path")
+_AT_THE_END = ("replicate", "draft_replicate", "concepts")
+"""The first two where all essays of a row have the same, the last where it is known."""
 
 
 def generation_scores_pivot(scores: Scores, rows: Sequence[PivotRow]) -> Table:
@@ -98,7 +111,8 @@ def generation_scores_pivot(scores: Scores, rows: Sequence[PivotRow]) -> Table:
 
     The keys, a mean per evaluator, ``sum_scores`` and ``generation_response_path``; behind these, so that
     whoever knows only those finds them in their places, per evaluator how many scores went in, how many
-    were planned, their minimum, maximum and sample standard deviation.
+    were planned, their minimum, maximum and sample standard deviation; at the end ``replicate`` and
+    ``draft_replicate`` of the essay and its draft, where all of the row have the same, and ``concepts``.
     """
     names = axis_columns(scores.axes)
     header = (
@@ -106,13 +120,14 @@ def generation_scores_pivot(scores: Scores, rows: Sequence[PivotRow]) -> Table:
         *names,
         *_AFTER_MEANS,
         *(f"{name}_{statistic}" for name in names for statistic in CELL_STATISTICS),
+        *_AT_THE_END,
     )
-    return Table(header, _pivot_rows(scores.axes, rows), decimals=2)
+    return Table(header, _pivot_rows(scores, rows), decimals=2)
 
 
 def axis_columns(axes: Sequence[Axis]) -> list[str]:
     """A column name per evaluator, all different: where two would be equal, further ``_`` part the halves."""
-    taken = {*PivotKey._fields, *_AFTER_MEANS}
+    taken = {*PivotKey._fields, *_AFTER_MEANS, *_AT_THE_END}
     names: list[str] = []
     for axis in axes:
         name, gap = axis.name, "_"
@@ -124,16 +139,20 @@ def axis_columns(axes: Sequence[Axis]) -> list[str]:
     return names
 
 
-def _pivot_rows(axes: Sequence[Axis], rows: Sequence[PivotRow]) -> Iterator[list[Cell]]:
+def _pivot_rows(scores: Scores, rows: Sequence[PivotRow]) -> Iterator[list[Cell]]:
     nothing = PivotCell()
     for row in rows:
-        cells = [row.cells.get(axis, nothing) for axis in axes]
+        cells = [row.cells.get(axis, nothing) for axis in scores.axes]
         line: list[Cell] = [*row.key, *(mean(cell.scores) for cell in cells), row.total(), row.path]
         for cell in cells:
             values = cell.scores
             line += [len(values), cell.planned]
             line += [min(values, default=None), max(values, default=None), spread(values)]
-        yield line
+        line += [
+            numbers.pop() if len(numbers) == 1 else None
+            for numbers in map(set, zip(*row.replicates, strict=True))
+        ]
+        yield [*line, scores.concepts.get(row.key.combo_id)]
 
 
 # Summaries
@@ -170,9 +189,13 @@ class Tally:
         """All scores of the group."""
         return [score for scores in self.by_essay.values() for score in scores]
 
+    def mean(self) -> float | None:
+        """Of the scores; of the essays' means where essays have very unequal numbers of them."""
+        return centre(list(self.by_essay.values()))
+
     def interval(self) -> tuple[float, float] | tuple[None, None]:
-        """The mean's 95 % interval, essays being the clusters; (``None``, ``None``) of fewer than two."""
-        return interval(list(self.by_essay.values())) or (None, None)
+        """The mean's 95 % interval, essays being the clusters; (``None``, ``None``) of fewer than three."""
+        return score_interval(list(self.by_essay.values())) or (None, None)
 
 
 def tallies(scores: Scores, group: Callable[[Evaluation], Group]) -> dict[Group, Tally]:
@@ -211,7 +234,7 @@ def _evaluator_row(axis: Axis, tally: Tally) -> list[Cell]:
     for end in (min(values, default=None), max(values, default=None)):
         ends += [end, None if end is None else values.count(end) / len(values)]
     outcomes = [tally.outcomes[Outcome(name)] for name in EVALUATOR_COLUMNS[3:8]]
-    return [*axis, tally.planned, *outcomes, mean(values), *tally.interval(), spread(values), *ends]
+    return [*axis, tally.planned, *outcomes, tally.mean(), *tally.interval(), spread(values), *ends]
 
 
 _FACTORS = ("draft_template", "generation_template", "generation_model")
@@ -243,7 +266,7 @@ def _template_row(name: str, factors: tuple[str | None, ...], tally: Tally) -> l
     values = tally.scores()
     return [
         *(name, *factors, len(tally.by_essay), tally.planned, len(values)),
-        *(mean(values), *tally.interval(), spread(values)),
+        *(tally.mean(), *tally.interval(), spread(values)),
         *(min(values, default=None), max(values, default=None)),
     ]
 
@@ -255,8 +278,6 @@ AGREEMENT_COLUMNS = (
     *("evaluation_template_a", "evaluation_llm_model_a", "evaluation_template_b", "evaluation_llm_model_b"),
     *("n", "mean_difference", "ci95_low", "ci95_high", "correlation", "alpha"),
 )
-DRAWN_PAIRS = 300
-"""Up to so many pairs of evaluators the intervals of their differences are drawn, not computed."""
 
 
 def agreement(scores: Scores) -> Table:
@@ -280,7 +301,7 @@ def agreement(scores: Scores) -> Table:
     for a, b in pairs:
         both = [(value, means[b][essay]) for essay, value in means[a].items() if essay in means[b]]
         differences = [[first - second] for first, second in both]
-        rows.append(_agreement_row("evaluators", a, b, both, differences, both, len(pairs) <= DRAWN_PAIRS))
+        rows.append(_agreement_row("evaluators", a, b, both, differences, both))
     return Table(AGREEMENT_COLUMNS, rows, decimals=3)
 
 
@@ -289,7 +310,7 @@ def _replicates_row(axis: Axis, essays: Iterable[Sequence[float]]) -> list[Cell]
     pairs = [list(combinations(values, 2)) for values in repeated]
     differences = [[first - second for first, second in essay] for essay in pairs]
     every = [pair for essay in pairs for pair in essay]
-    return _agreement_row("replicates", axis, axis, every, differences, repeated, True)
+    return _agreement_row("replicates", axis, axis, every, differences, repeated)
 
 
 def _agreement_row(
@@ -299,9 +320,8 @@ def _agreement_row(
     pairs: Sequence[tuple[float, float]],
     differences: Sequence[Sequence[float]],
     units: Sequence[Sequence[float]],
-    draw: bool,
 ) -> list[Cell]:
-    low, high = interval(differences, draw=draw) or (None, None)
+    low, high = interval(differences) or (None, None)
     return [
         *(compared, *a, *b, len(units)),
         *(mean([difference for essay in differences for difference in essay]), low, high),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import orjson
 
@@ -17,6 +17,7 @@ from genworker.core.stages import SCORED_STAGE, Stage
 from genworker.errors import StoreError
 from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
+from genworker.store.concepts import concept_names
 from genworker.store.index import StoreIndex, is_done_directory
 from genworker.store.journal import read_events
 from genworker.store.reading import generation_directory, read_bytes, read_directory
@@ -36,7 +37,7 @@ class StoreReader:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
-        self._index = StoreIndex(paths)
+        self.index = StoreIndex(paths)
         self._directories = {stage: str(paths.stage_dir(stage)) for stage in Stage}
 
     def membership(self, cohort_id: str) -> Membership:
@@ -59,15 +60,15 @@ class StoreReader:
 
     def plan(self, membership: Membership) -> Plan:
         """Where each row stands."""
-        return make_plan(membership, self._index)
+        return make_plan(membership, self.index)
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is in the store and good."""
-        return self._index.is_done(stage, gen_id)
+        return self.index.is_done(stage, gen_id)
 
     def holds(self, stage: Stage, gen_id: str) -> bool:
         """Whether the store has a directory of that name."""
-        return gen_id in self._index.names(stage)
+        return gen_id in self.index.names(stage)
 
     def generation(self, stage: Stage, gen_id: str) -> Generation:
         """One generation, all four files.
@@ -112,6 +113,10 @@ class StoreReader:
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from None
         return text, response if os.path.exists(response) else path  # noqa: PTH110
+
+    def concept_names(self, combos: Collection[str]) -> Mapping[str, str]:
+        """The names of each combo's concepts, as one text, as far as the data root knows them."""
+        return concept_names(self.paths, combos)
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""

@@ -1,0 +1,24 @@
+"""What a report is made of, once it has been read: pages, tables and JSON take it from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from genworker.core.money import Money
+from genworker.reports.findings import Findings
+from genworker.reports.provenance import Provenance
+from genworker.reports.scores import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One or more cohorts, read.
+
+    Attributes:
+        money: over all cohorts and all their runs.
+    """
+
+    scores: Scores
+    provenance: Provenance
+    findings: Findings
+    money: Money
