@@ -54,6 +54,9 @@ class BatchProvider(Protocol):
     has_marks: bool
     is_free_when_lapsed: bool
 
+    async def aclose(self) -> None:
+        """Free connections. Called once."""
+
     def encode(self, name: str, request: CompletionRequest) -> bytes:
         """A request as a line, without its end. It asks exactly what a live call asks."""
         ...
@@ -86,8 +89,12 @@ class BatchProvider(Protocol):
         """How far a batch is."""
         ...
 
-    async def fetch(self, source: str, sink: IO[bytes]) -> None:
-        """Write the results of one of `Look.results` into `sink`, as they come."""
+    async def fetch(self, source: str, sink: IO[bytes], requests: Path) -> None:
+        """Write the results of one of `Look.results` into `sink`, as they come.
+
+        Args:
+            requests: what was sent, for an endpoint inside this process.
+        """
         ...
 
     async def first_name(self, batch_id: str) -> str | None:
@@ -102,8 +109,8 @@ class BatchProvider(Protocol):
         """Ask to end a batch early."""
         ...
 
-    def server_s(self) -> float:
-        """The provider's clock, as its last answer told it; ours before that."""
+    def server_s(self) -> float | None:
+        """The provider's clock, in seconds since 1970, as its last answer told it; ``None`` before that."""
         ...
 
 

@@ -71,6 +71,8 @@ class Batch:
     counts: Counter[str] = field(default_factory=Counter)
     status: str = ""
     ended: float | None = None
+    output_id: str | None = None
+    error_id: str | None = None
 
 
 class BatchServer(LLMServer):
@@ -108,6 +110,7 @@ class BatchServer(LLMServer):
         self.token_limit: int | None = None
         self.page = 20
         self.separator = ""
+        self.big_bytes = 0  # of each download, in place of what it should be
         self.asked: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.bill: Counter[str] = Counter()
@@ -203,7 +206,11 @@ class BatchServer(LLMServer):
     def _download(self, connection: Connection, content: bytes) -> None:
         self.calls["download"] += 1
         fate = self.downloads.popleft() if self.downloads else "ok"
-        if fate == "torn":
+        if self.big_bytes:
+            chunk = b"x" * (1 << 20)
+            pieces = self.big_bytes >> 20
+            connection.send(Response(200, lazy=lambda: iter([chunk] * pieces), length=self.big_bytes))
+        elif fate == "torn":
             connection.send(Response(200, content, delivery="half-close"))
         elif fate.isdigit():
             self._error(connection, "openai", int(fate))
@@ -419,12 +426,10 @@ class BatchServer(LLMServer):
         return self._openai(batch) if batch.api == "openai" else self._anthropic(batch)
 
     def _openai(self, batch: Batch) -> dict[str, Any]:
-        if batch.results is not None and not hasattr(batch, "output_id"):
-            batch.output_id = (
-                self._store("out", _joined(batch.results), batch.key).id if batch.results else None
-            )  # type: ignore[attr-defined]
-            lines = batch.failed_lines
-            batch.error_id = self._store("err", _joined(lines), batch.key).id if lines else None  # type: ignore[attr-defined]
+        if batch.results and batch.output_id is None:
+            batch.output_id = self._store("out", _joined(batch.results), batch.key).id
+        if batch.failed_lines and batch.error_id is None:
+            batch.error_id = self._store("err", _joined(batch.failed_lines), batch.key).id
         return {
             "id": batch.id,
             "object": "batch",
@@ -433,8 +438,8 @@ class BatchServer(LLMServer):
             "completion_window": "24h",
             "status": batch.status or ("cancelling" if batch.cancelled else "in_progress"),
             "created_at": int(batch.created),
-            "output_file_id": getattr(batch, "output_id", None),
-            "error_file_id": getattr(batch, "error_id", None),
+            "output_file_id": batch.output_id,
+            "error_file_id": batch.error_id,
             "errors": {"object": "list", "data": batch.errors} if batch.errors and batch.ended else None,
             "metadata": batch.metadata,
             "request_counts": {

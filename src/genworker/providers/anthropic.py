@@ -18,6 +18,7 @@ from genworker.providers.http import (
     EndpointClient,
     connection_error,
     decode_answer,
+    line_response,
     malformed,
     redactor,
     request_id_of,
@@ -50,8 +51,8 @@ class AnthropicProvider:
         use_env_proxy: bool = False,
     ) -> None:
         secret = api_key.get_secret_value() if api_key is not None else None
-        self._redact = redactor(secret)
-        self._client = anthropic.AsyncAnthropic(
+        self.redact = redactor(secret)
+        self.client = anthropic.AsyncAnthropic(
             base_url=base_url,
             api_key=secret or "none",  # explicit, so that the SDK looks into neither environment nor profiles
             max_retries=0,
@@ -60,16 +61,17 @@ class AnthropicProvider:
             http_client=EndpointClient(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
         # Whole, so that the SDK need not put it together at every call.
-        self._address = str(self._client.base_url.join("v1/messages"))
+        self._address = str(self.client.base_url.join("v1/messages"))
 
     async def open(self) -> None:
         """Nothing to start."""
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """What is sent for a request."""
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": request.model,
@@ -92,22 +94,33 @@ class AnthropicProvider:
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
-            response = await self._client.post(
-                self._address, cast_to=httpx2.Response, body=self._body(request), options=ONCE
+            response = await self.client.post(
+                self._address, cast_to=httpx2.Response, body=self.body(request), options=ONCE
             )
         except anthropic.APIStatusError as error:
-            raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None
+            raise status_error(error.status_code, error.response.headers, error.body, self.redact) from None
         except anthropic.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except anthropic.AnthropicError as error:
-            raise ProviderUnavailableError(self._redact(str(error))[:500]) from None
+            raise ProviderUnavailableError(self.redact(str(error))[:500]) from None
         return self._read(response, clock() - began)
+
+    def read_line(self, status: int, body: object, request_id: object) -> Completion:
+        """Read an answer that came in a file of results, as if it had come alone.
+
+        Raises:
+            ProviderError: as `complete`.
+        """
+        response = line_response(status, body, request_id)
+        if status >= 300:
+            raise status_error(status, response.headers, body, self.redact)
+        return self._read(response, 0.0)
 
     def _read(self, response: httpx2.Response, latency_s: float) -> Completion:
         record = decode_answer(response)
         content = record.get("content")
         if record.get("type") == "error":
-            raise status_error(502, response.headers, record, self._redact)
+            raise status_error(502, response.headers, record, self.redact)
         if not isinstance(content, list):
             raise malformed(response, "the answer has no content")
         text = "".join(

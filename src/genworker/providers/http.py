@@ -228,6 +228,12 @@ def decode_answer(response: httpx2.Response) -> dict[str, Any]:
     raise malformed(response, "the answer is not a JSON object")
 
 
+def line_response(status: int, body: object, request_id: object = None) -> httpx2.Response:
+    """One line's answer as the response that a live call would have had."""
+    headers = {"x-request-id": request_id} if isinstance(request_id, str) and request_id.isascii() else {}
+    return httpx2.Response(status, headers=headers, content=json.dumps(body).encode("utf-8", "surrogatepass"))
+
+
 def malformed(response: httpx2.Response, what: str) -> MalformedAnswerError:
     """An answer that cannot be read, with what came."""
     return MalformedAnswerError(

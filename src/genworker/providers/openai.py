@@ -19,6 +19,7 @@ from genworker.providers.http import (
     EndpointClient,
     connection_error,
     decode_answer,
+    line_response,
     malformed,
     redactor,
     request_id_of,
@@ -53,8 +54,8 @@ class OpenAIProvider:
         is_openai = urlsplit(base_url).hostname == "api.openai.com"
         self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if is_openai else "max_tokens")
         secret = api_key.get_secret_value() if api_key is not None else None
-        self._redact = redactor(secret)
-        self._client = openai.AsyncOpenAI(
+        self.redact = redactor(secret)
+        self.client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=secret or "none",
             max_retries=0,
@@ -62,20 +63,21 @@ class OpenAIProvider:
             http_client=EndpointClient(use_env_proxy=use_env_proxy, without_key=secret is None),
         )
         # Whole, so that the SDK need not put it together at every call.
-        self._address = str(self._client.base_url.join("chat/completions"))
+        self._address = str(self.client.base_url.join("chat/completions"))
         if not is_openai:
             # The SDK takes these from the environment; they are nobody else's business.
-            self._client.organization = None
-            self._client.project = None
+            self.client.organization = None
+            self.client.project = None
 
     async def open(self) -> None:
         """Nothing to start."""
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """What is sent for a request."""
         sampling = request.sampling
         messages = [{"role": "user", "content": request.prompt}]
         if sampling.system is not None:
@@ -100,18 +102,29 @@ class OpenAIProvider:
         began = clock()
         try:
             # The low-level call: the typed one walks the parameters and builds a model per answer.
-            response = await self._client.post(
-                self._address, cast_to=httpx2.Response, body=self._body(request), options=ONCE
+            response = await self.client.post(
+                self._address, cast_to=httpx2.Response, body=self.body(request), options=ONCE
             )
         except openai.APIStatusError as error:
-            raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None
+            raise status_error(error.status_code, error.response.headers, error.body, self.redact) from None
         except openai.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except openai.APIError as error:
-            raise ProviderUnavailableError(self._redact(str(error))[:500]) from None
+            raise ProviderUnavailableError(self.redact(str(error))[:500]) from None
         if response.status_code >= 300:
-            raise status_error(response.status_code, response.headers, None, self._redact)
+            raise status_error(response.status_code, response.headers, None, self.redact)
         return self._read(response, clock() - began)
+
+    def read_line(self, status: int, body: object, request_id: object) -> Completion:
+        """Read an answer that came in a file of results, as if it had come alone.
+
+        Raises:
+            ProviderError: as `complete`.
+        """
+        response = line_response(status, body, request_id)
+        if status >= 300:
+            raise status_error(status, response.headers, body, self.redact)
+        return self._read(response, 0.0)
 
     def _read(self, response: httpx2.Response, latency_s: float) -> Completion:
         record = decode_answer(response)
@@ -122,7 +135,7 @@ class OpenAIProvider:
             # OpenRouter and others answer 200 and put the upstream's status into the body.
             code = error.get("code")
             status = code if isinstance(code, int) and 400 <= code < 600 else 502
-            raise status_error(status, response.headers, record, self._redact)
+            raise status_error(status, response.headers, record, self.redact)
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             raise malformed(response, "the answer has no choices[0].message")

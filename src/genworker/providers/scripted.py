@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
+import time
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from pathlib import Path
+from typing import IO
 
-from genworker.core.completion import Completion, CompletionRequest, FinishReason, Usage
+from genworker.core.batches import BatchResult, Listed, Look
+from genworker.core.completion import Completion, CompletionRequest, FinishReason, Sampling, Usage
+from genworker.errors import ProviderUnavailableError
 
 Script = Callable[[CompletionRequest, int], Completion | Awaitable[Completion]]
 """Answers a request, or raises a provider error; the number counts this very request, from 1."""
@@ -72,3 +78,82 @@ def default_script(request: CompletionRequest, _made: int) -> Completion:
         model=request.model,
         request_id=f"scripted-{seed[:6].hex()}",
     )
+
+
+class ScriptedBatches:
+    """Batches of words, for dry exercises, each as long as an answer; see `genworker.ports.BatchProvider`.
+
+    Nothing is kept: a batch's name says when it was made, and its requests lie where they were written.
+    """
+
+    wants_file = False
+    has_marks = False
+    is_free_when_lapsed = True
+
+    def __init__(self, latency_s: float = 0.0) -> None:
+        self._latency_s = latency_s
+
+    async def aclose(self) -> None:
+        """Nothing to stop."""
+
+    def encode(self, name: str, request: CompletionRequest) -> bytes:
+        """See `genworker.ports.BatchProvider.encode`."""
+        record = {
+            "custom_id": name,
+            "model": request.model,
+            "prompt": request.prompt,
+            "seed": request.sampling.seed,
+        }
+        return json.dumps(record).encode()
+
+    async def upload(self, path: Path, name: str) -> str:
+        """There is nothing to upload."""
+        raise NotImplementedError
+
+    async def find_upload(self, name: str, size_bytes: int) -> str | None:
+        """There is nothing to find."""
+        return None
+
+    async def has_upload(self, file_id: str) -> bool:
+        """There is nothing to ask for."""
+        return False
+
+    async def create(self, path: Path, count: int, file_id: str | None, nonce: str) -> str:
+        """See `genworker.ports.BatchProvider.create`."""
+        return f"scripted-{time.time():.3f}-{nonce}"
+
+    async def find(self, since_s: float) -> list[Listed]:
+        """A batch whose making was cut off has not been made."""
+        return []
+
+    async def look(self, batch_id: str) -> Look:
+        """See `genworker.ports.BatchProvider.look`."""
+        created = float(batch_id.split("-")[1])
+        if time.time() < created + self._latency_s:
+            return Look("in_progress", is_final=False)
+        return Look("completed", is_final=True, results={"output": batch_id})
+
+    async def fetch(self, source: str, sink: IO[bytes], requests: Path) -> None:
+        """See `genworker.ports.BatchProvider.fetch`."""
+        with requests.open("rb") as stream:
+            for line in stream:
+                sink.write(line)
+
+    async def first_name(self, batch_id: str) -> str | None:
+        """There is no batch that is not known."""
+        return None
+
+    def decode(self, line: bytes) -> BatchResult | None:
+        """See `genworker.ports.BatchProvider.decode`."""
+        record = json.loads(line)
+        sampling = Sampling(seed=record["seed"])
+        request = CompletionRequest(record["model"], record["prompt"], sampling, timeout_s=1.0)
+        return BatchResult(record["custom_id"], default_script(request, 1))
+
+    async def cancel(self, batch_id: str) -> None:
+        """It will be done in a moment."""
+        raise ProviderUnavailableError("a scripted batch cannot be cancelled")
+
+    def server_s(self) -> float | None:
+        """See `genworker.ports.BatchProvider.server_s`."""
+        return time.time()

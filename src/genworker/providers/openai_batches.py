@@ -1,0 +1,254 @@
+"""OpenAI's batches, at any address that speaks their files and batches: a file of lines, then one call."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, Any
+
+import openai
+import orjson
+
+from genworker.core.batches import BatchResult, Listed, Look
+from genworker.core.completion import CompletionRequest
+from genworker.errors import (
+    MalformedAnswerError,
+    ProviderError,
+    ProviderUnavailableError,
+    RequestRejectedError,
+)
+from genworker.providers.batch_calls import FIRST_BYTES, BatchCalls, checked_id, fields, number
+from genworker.providers.openai import OpenAIProvider
+
+MARK = "genworker"
+"""The key of our mark in a batch's metadata."""
+PAGE = 100
+_FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+_LAPSED = frozenset({"batch_expired", "batch_cancelled", "batch_canceled"})
+_OVER_LIMIT = "token_limit_exceeded"
+
+
+class OpenAIBatches:
+    """Batches of one OpenAI-compatible endpoint; see `genworker.ports.BatchProvider`.
+
+    Args:
+        live: the endpoint's adapter, whose bodies and reading batches share.
+        is_free_when_lapsed: whether the host says so.
+    """
+
+    wants_file = True
+    has_marks = True
+
+    def __init__(self, live: OpenAIProvider, *, timeout_s: float, is_free_when_lapsed: bool) -> None:
+        self.is_free_when_lapsed = is_free_when_lapsed
+        self._live = live
+        errors = (openai.APIStatusError, openai.APIConnectionError, openai.APIError)
+        self._calls = BatchCalls(live.client, errors, live.redact, timeout_s)
+
+    def server_s(self) -> float | None:
+        """See `genworker.ports.BatchProvider.server_s`."""
+        return self._calls.server_s()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._live.aclose()
+
+    def encode(self, name: str, request: CompletionRequest) -> bytes:
+        """See `genworker.ports.BatchProvider.encode`."""
+        record = {
+            "custom_id": name,
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": self._live.body(request),
+        }
+        return dumped(record)
+
+    async def upload(self, path: Path, name: str) -> str:
+        """See `genworker.ports.BatchProvider.upload`."""
+        with path.open("rb") as stream:
+            record = await self._calls.record(
+                "post",
+                self._calls.address("files"),
+                body={"purpose": "batch"},
+                files=[("file", (name, stream, "application/jsonl"))],
+                headers={"Content-Type": "multipart/form-data"},
+            )
+        return checked_id(record.get("id"), "file id")
+
+    async def find_upload(self, name: str, size_bytes: int) -> str | None:
+        """See `genworker.ports.BatchProvider.find_upload`."""
+        record = await self._calls.record(
+            "get", self._calls.address("files"), params={"purpose": "batch", "limit": 1000, "order": "desc"}
+        )
+        for entry in map(fields, record.get("data") or ()):
+            if entry.get("filename") == name and entry.get("bytes") == size_bytes:
+                return checked_id(entry.get("id"), "file id")
+        return None
+
+    async def has_upload(self, file_id: str) -> bool:
+        """See `genworker.ports.BatchProvider.has_upload`."""
+        try:
+            await self._calls.record("get", self._calls.address("files", file_id))
+        except RequestRejectedError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def create(self, path: Path, count: int, file_id: str | None, nonce: str) -> str:
+        """See `genworker.ports.BatchProvider.create`."""
+        body = {
+            "input_file_id": file_id,
+            "endpoint": "/v1/chat/completions",
+            "completion_window": "24h",
+            "metadata": {MARK: nonce},
+        }
+        record = await self._calls.record("post", self._calls.address("batches"), body=body)
+        return checked_id(record.get("id"), "batch id")
+
+    async def find(self, since_s: float) -> list[Listed]:
+        """See `genworker.ports.BatchProvider.find`."""
+        found: list[Listed] = []
+        after: str | None = None
+        while True:
+            params: dict[str, Any] = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
+            page = await self._calls.record("get", self._calls.address("batches"), params=params)
+            entries = page.get("data")
+            if not isinstance(entries, list):
+                raise MalformedAnswerError("the listing has no data", body=repr(page)[:1000])
+            for entry in map(fields, entries):
+                listed = _listed(entry)
+                found.append(listed)
+            # Newest first: the rest is older than what is looked for.
+            if not entries or not page.get("has_more") or found[-1].created_s < since_s:
+                return [each for each in found if each.created_s >= since_s]
+            after = found[-1].batch_id
+
+    async def look(self, batch_id: str) -> Look:
+        """See `genworker.ports.BatchProvider.look`."""
+        record = await self._calls.record("get", self._calls.address("batches", batch_id))
+        status = str(record.get("status"))
+        counts = fields(record.get("request_counts"))
+        done, failed = number(counts.get("completed")), number(counts.get("failed"))
+        results = {
+            name: checked_id(record[key], key)
+            for name, key in (("output", "output_file_id"), ("errors", "error_file_id"))
+            if record.get(key)
+        }
+        refusal, over, bad = _refusal(record) if status == "failed" else (None, False, ())
+        return Look(
+            status,
+            is_final=status in _FINAL,
+            results=results,
+            # A batch may be completed a while before its files are there.
+            is_complete=(("output" in results or not done) and ("errors" in results or not failed))
+            and (bool(results) or status != "completed" or counts.get("total") == 0),
+            answered=done,
+            refusal=refusal,
+            is_over_limit=over,
+            bad_lines=bad,
+        )
+
+    async def fetch(self, source: str, sink: IO[bytes], requests: Path) -> None:
+        """See `genworker.ports.BatchProvider.fetch`."""
+        await self._calls.download(self._calls.address("files", source, "content"), sink)
+
+    async def first_name(self, batch_id: str) -> str | None:
+        """See `genworker.ports.BatchProvider.first_name`."""
+        look = await self.look(batch_id)
+        for source in look.results.values():
+            head = io.BytesIO()
+            address = self._calls.address("files", source, "content")
+            await self._calls.download(address, head, at_most=FIRST_BYTES)
+            found = first_name_in(head.getvalue())
+            if found is not None:
+                return found
+        return None
+
+    def decode(self, line: bytes) -> BatchResult | None:
+        """See `genworker.ports.BatchProvider.decode`."""
+        record = loaded(line)
+        name = record.get("custom_id")
+        if not isinstance(name, str):
+            return None
+        response = record.get("response")
+        if not isinstance(response, dict):
+            code = fields(record.get("error")).get("code")
+            if code in _LAPSED:
+                return BatchResult(name)
+            message = fields(record.get("error")).get("message")
+            text = self._live.redact(str(message or code or "the batch has no answer for it"))[:500]
+            return BatchResult(name, error=ProviderUnavailableError(text))
+        try:
+            status = response.get("status_code")
+            answer = self._live.read_line(
+                status if isinstance(status, int) else 200, response.get("body"), response.get("request_id")
+            )
+        except ProviderError as error:
+            return BatchResult(name, error=error)
+        return BatchResult(name, answer)
+
+    async def cancel(self, batch_id: str) -> None:
+        """See `genworker.ports.BatchProvider.cancel`."""
+        await self._calls.record("post", self._calls.address("batches", batch_id, "cancel"))
+
+
+def dumped(record: Any) -> bytes:
+    """One line of JSON, without its end; whatever a prompt holds, no line end is in it."""
+    import json
+
+    try:
+        return orjson.dumps(record)
+    except TypeError:  # a lone surrogate, an integer past 64 bits
+        return json.dumps(record).encode()
+
+
+def loaded(line: bytes) -> dict[str, Any]:
+    """A line's JSON object; empty when it is none."""
+    import json
+
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            record = json.loads(line.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return {}
+    return record if isinstance(record, dict) else {}
+
+
+def first_name_in(head: bytes) -> str | None:
+    """The ``custom_id`` of the first line of results; its beginning is enough."""
+    import re
+
+    for line in head.split(b"\n"):
+        if line.strip():
+            name = loaded(line).get("custom_id")
+            if isinstance(name, str):
+                return name
+            found = re.search(rb'"custom_id"\s*:\s*"([A-Za-z0-9_-]{1,64})"', line)
+            return found[1].decode() if found else None
+    return None
+
+
+def _listed(entry: Any) -> Listed:
+    marks = {value for value in (fields(entry.get("metadata")).get(MARK), entry.get("input_file_id"))}
+    counts = fields(entry.get("request_counts"))
+    created = entry.get("created_at")
+    if not isinstance(created, int | float):
+        raise MalformedAnswerError("a listed batch has no created_at", body=repr(entry)[:1000])
+    return Listed(
+        checked_id(entry.get("id"), "batch id"),
+        frozenset(value for value in marks if isinstance(value, str)),
+        float(created),
+        count=number(counts.get("total")),
+        has_ended=entry.get("status") in _FINAL,
+    )
+
+
+def _refusal(record: Any) -> tuple[str, bool, tuple[int, ...]]:
+    entries = [fields(entry) for entry in fields(record.get("errors")).get("data") or ()]
+    texts = [str(entry.get("message") or entry.get("code")) for entry in entries]
+    lines = sorted({entry["line"] - 1 for entry in entries if number(entry.get("line"))})
+    over = any(entry.get("code") == _OVER_LIMIT for entry in entries)
+    return "; ".join(texts[:3])[:500] or "the provider gives no reason", over, () if over else tuple(lines)

@@ -1,0 +1,351 @@
+"""One suite for every endpoint that takes batches: the real SDKs over a real socket, and the scripted one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from genworker.core.completion import CompletionRequest, FinishReason, Sampling
+from genworker.errors import (
+    MalformedAnswerError,
+    ProviderError,
+    ProviderUnavailableError,
+    RateLimitedError,
+    RequestRejectedError,
+)
+from genworker.ports import BatchProvider
+from genworker.providers.anthropic import AnthropicProvider
+from genworker.providers.anthropic_batches import AnthropicBatches
+from genworker.providers.openai import OpenAIProvider
+from genworker.providers.openai_batches import OpenAIBatches
+from genworker.providers.scripted import ScriptedBatches
+from support.batch_server import BatchServer
+
+KINDS = ("openai", "anthropic", "scripted")
+SERVED = ("openai", "anthropic")
+
+
+@pytest.fixture
+def server() -> Iterator[BatchServer]:
+    with BatchServer(work_s=60.0).in_thread() as running:
+        assert isinstance(running, BatchServer)
+        yield running
+
+
+_opened: list[BatchProvider] = []
+
+
+def run(story: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a test's story, and close what it opened."""
+
+    async def whole() -> None:
+        try:
+            await story()
+        finally:
+            while _opened:
+                await _opened.pop().aclose()
+
+    asyncio.run(whole())
+
+
+def make(kind: str, server: BatchServer, key: str = "key-one", timeout_s: float = 5.0) -> BatchProvider:
+    secret = SecretStr(key)
+    provider: BatchProvider
+    if kind == "openai":
+        live = OpenAIProvider(server.openai_url, secret)
+        provider = OpenAIBatches(live, timeout_s=timeout_s, is_free_when_lapsed=True)
+    elif kind == "anthropic":
+        other = AnthropicProvider(server.anthropic_url, secret)
+        provider = AnthropicBatches(other, timeout_s=timeout_s, is_free_when_lapsed=True)
+    else:
+        provider = ScriptedBatches()
+    _opened.append(provider)
+    return provider
+
+
+def request(text: str) -> CompletionRequest:
+    return CompletionRequest("model-a", text, Sampling(max_tokens=500, seed=3), timeout_s=5.0)
+
+
+def write(path: Path, provider: BatchProvider, texts: list[str]) -> Path:
+    lines = [provider.encode(f"gw-abc-{number}", request(text)) for number, text in enumerate(texts)]
+    assert all(b"\n" not in line for line in lines)
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+async def submit(provider: BatchProvider, path: Path, count: int) -> str:
+    file_id = await provider.upload(path, "genworker-abc.jsonl") if provider.wants_file else None
+    return await provider.create(path, count, file_id, "abc")
+
+
+async def results(provider: BatchProvider, batch_id: str, path: Path) -> dict[str, object]:
+    look = await provider.look(batch_id)
+    assert look.is_final
+    found: dict[str, object] = {}
+    for source in look.results.values():
+        sink = io.BytesIO()
+        await provider.fetch(source, sink, path)
+        for line in sink.getvalue().split(b"\n"):
+            if line.strip():
+                result = provider.decode(line)
+                assert result is not None
+                found[result.custom_id] = result.completion or result.error or "lapsed"
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_answers_what_live_calls_would(kind: str, server: BatchServer, tmp_path: Path) -> None:
+    texts = ["one", "two\u2028lines", "three\nlines"]
+
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "requests.jsonl", provider, texts)
+        batch_id = await submit(provider, path, 3)
+        if kind != "scripted":
+            look = await provider.look(batch_id)
+            assert not look.is_final
+            server.advance(61)
+        found = await results(provider, batch_id, path)
+        assert sorted(found) == ["gw-abc-0", "gw-abc-1", "gw-abc-2"]
+        live = make_live(kind, server)
+        for number, text in enumerate(texts):
+            answer = await live.complete(request(text))
+            batched = found[f"gw-abc-{number}"]
+            assert getattr(batched, "text", None) == answer.text
+            assert getattr(batched, "usage", None) == answer.usage
+            assert getattr(batched, "finish_reason", None) is FinishReason.STOP
+        await live.aclose()
+
+    def make_live(kind: str, server: BatchServer):  # type: ignore[no-untyped-def]
+        from genworker.providers.scripted import ScriptedProvider
+
+        if kind == "openai":
+            return OpenAIProvider(server.openai_url, SecretStr("key-one"))
+        if kind == "anthropic":
+            return AnthropicProvider(server.anthropic_url, SecretStr("key-one"))
+        return ScriptedProvider()
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_each_line_becomes_what_a_live_call_would_have_raised(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    fates = {"a": "400", "b": "500", "c": "429", "d": "malformed", "e": "404"}
+    server.rows = lambda prompt, asked: fates.get(prompt.text, "ok")
+    expected = {
+        "a": RequestRejectedError,
+        "b": ProviderUnavailableError,
+        "c": RateLimitedError,
+        "d": MalformedAnswerError,
+        "e": RequestRejectedError,
+    }
+
+    async def go() -> None:
+        provider = make(kind, server)
+        texts = [*fates, "fine"]
+        path = write(tmp_path / "r", provider, texts)
+        batch_id = await submit(provider, path, len(texts))
+        server.advance(61)
+        found = await results(provider, batch_id, path)
+        for number, text in enumerate(fates):
+            assert type(found[f"gw-abc-{number}"]) is expected[text], text
+        assert len(found) == 6
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_what_expires_has_lapsed_and_what_was_done_is_there(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, [str(number) for number in range(10)])
+        server.work_s = 200_000.0
+        batch_id = await submit(provider, path, 10)
+        server.advance(86_401)
+        found = list((await results(provider, batch_id, path)).values())
+        assert found.count("lapsed") == 6
+        assert sum(1 for each in found if hasattr(each, "text")) == 4
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_listing_is_complete_over_its_pages_and_shows_what_can_be_known(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    server.page = 3
+
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x", "y"])
+        await provider.find(0.0)
+        began = provider.server_s()
+        assert began is not None
+        made = [await submit(provider, path, 2) for _ in range(8)]
+        listed = await provider.find(began - 5)
+        assert sorted(each.batch_id for each in listed) == sorted(made)
+        assert all(each.count == 2 for each in listed)
+        assert all(("abc" in each.marks) == provider.has_marks for each in listed)
+        server.advance(3600)
+        await provider.find(0.0)
+        assert await provider.find(provider.server_s() or 0.0) == []
+        assert await make(kind, server, key="another").find(0.0) == []
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+@pytest.mark.parametrize(
+    ("fate", "error", "may_exist"),
+    [
+        ("lost", ProviderUnavailableError, True),
+        ("never", ProviderUnavailableError, True),
+        ("hang", ProviderUnavailableError, True),
+        ("500", ProviderUnavailableError, True),
+        ("429", RateLimitedError, False),
+        ("401", RequestRejectedError, False),
+    ],
+)
+def test_a_create_is_tried_once_and_says_whether_the_batch_may_exist(
+    kind: str, server: BatchServer, tmp_path: Path, fate: str, error: type[ProviderError], may_exist: bool
+) -> None:
+    async def go() -> None:
+        provider = make(kind, server, timeout_s=0.5)
+        path = write(tmp_path / "r", provider, ["x"])
+        server.creates.append(fate)
+        with pytest.raises(error) as caught:
+            await submit(provider, path, 1)
+        assert server.calls["create"] == 1
+        if isinstance(caught.value, ProviderUnavailableError):
+            assert caught.value.may_be_billed is may_exist
+
+    run(go)
+
+
+def test_an_upload_that_was_lost_is_found_by_name_and_size(server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x"])
+        size = path.stat().st_size
+        server.uploads.append("lost")
+        with pytest.raises(ProviderUnavailableError):
+            await provider.upload(path, "genworker-abc.jsonl")
+        found = await provider.find_upload("genworker-abc.jsonl", size)
+        assert found is not None
+        assert await provider.has_upload(found)
+        assert await provider.find_upload("genworker-abc.jsonl", size + 1) is None
+        assert not await make("openai", server, key="another").has_upload(found)
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_torn_download_is_an_error_and_no_short_result(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x", "y", "z"])
+        batch_id = await submit(provider, path, 3)
+        server.advance(61)
+        server.downloads.append("torn")
+        with pytest.raises(ProviderUnavailableError):
+            await results(provider, batch_id, path)
+        assert len(await results(provider, batch_id, path)) == 3
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_the_first_name_tells_whose_a_batch_is(kind: str, server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x", "y"])
+        batch_id = await submit(provider, path, 2)
+        server.advance(61)
+        assert str(await provider.first_name(batch_id)).startswith("gw-abc-")
+
+    run(go)
+
+
+def test_a_batch_that_failed_names_its_lines_or_its_limit(server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x", "y", "z"])
+        server.bad_lines = {2}
+        look = await provider.look(await submit(provider, path, 3))
+        assert (look.is_final, look.bad_lines, look.is_over_limit) == (True, (1,), False)
+        assert look.refusal is not None
+        server.bad_lines = set()
+        server.token_limit = 5
+        look = await provider.look(await submit(provider, path, 3))
+        assert (look.is_over_limit, look.bad_lines) == (True, ())
+
+    run(go)
+
+
+def test_completed_without_its_files_is_not_the_end(server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x"])
+        batch_id = await submit(provider, path, 1)
+        server.advance(61)
+        server.polls.append("early")
+        early = await provider.look(batch_id)
+        assert early.is_final
+        assert not early.is_complete
+        assert (await provider.look(batch_id)).is_complete
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_result_file_of_200_mb_is_not_held_in_memory(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    import resource
+    import sys
+
+    size = 200 * 1024 * 1024
+
+    class Sink(io.RawIOBase):
+        taken = 0
+
+        def write(self, chunk: object) -> int:
+            self.taken += len(chunk)  # type: ignore[arg-type]
+            return len(chunk)  # type: ignore[arg-type]
+
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x"])
+        batch_id = await submit(provider, path, 1)
+        server.advance(61)
+        look = await provider.look(batch_id)
+        server.big_bytes = size
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        sink = Sink()
+        await provider.fetch(look.results["output"], sink, path)  # type: ignore[arg-type]
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert sink.taken == size
+        assert grown * (1 if sys.platform == "darwin" else 1024) < size / 4
+
+    run(go)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b'"text"', json.dumps({"custom_id": 7}).encode(), b"\xff\xfe"]
+)
+@pytest.mark.parametrize("kind", SERVED)
+def test_what_is_no_line_of_results_is_said_to_be_none(kind: str, server: BatchServer, line: bytes) -> None:
+    assert make(kind, server).decode(line) is None
