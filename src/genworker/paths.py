@@ -13,6 +13,8 @@ RAW_FILE = "raw.txt"
 PARSED_FILE = "parsed.txt"
 METADATA_FILE = "metadata.json"
 GENERATION_FILES = (PROMPT_FILE, RAW_FILE, PARSED_FILE, METADATA_FILE)
+OLDER_METADATA_FILES = ("raw_metadata.json", "parsed_metadata.json")
+"""What other tools keep beside ``metadata.json``; read, never written."""
 
 TEMPLATES_ROOT_VARIABLE = "GEN_TEMPLATES_ROOT"
 

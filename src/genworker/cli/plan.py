@@ -175,6 +175,7 @@ def plan_record(
                 "done": counts[stage][RowState.DONE],
                 "missing": counts[stage][RowState.MISSING] - again[stage],
                 "again": again[stage],
+                "unparsed": counts[stage][RowState.UNPARSED],
                 "blocked": counts[stage][RowState.BLOCKED],
                 "calls": calls[stage],
                 "copies": copies[stage],
@@ -195,6 +196,8 @@ def plan_table(record: dict[str, Any]) -> list[str]:
         why = [f"{facts['missing']} missing"] if facts["missing"] else []
         why += [f"{facts['again']} again"] if facts["again"] else []
         why += [f"{count} {kind}: see retry" for kind, count in facts["failed"].items()]
+        if facts["unparsed"]:
+            why.append(f"{facts['unparsed']} to be parsed, free")
         if facts["blocked"]:
             why.append(f"{facts['blocked']} blocked")
         if facts["stale"]:

@@ -86,7 +86,7 @@ def redo_stale(
     again = {
         job
         for job in found.with_descendants()
-        if planned.states[job] in (RowState.DONE, RowState.FAILED)
+        if planned.states[job] in (RowState.DONE, RowState.FAILED, RowState.UNPARSED)
         and (not stages or rows[job].stage in stages)
         and (not only or rows[job].gen_id in only)
     }

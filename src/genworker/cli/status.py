@@ -70,6 +70,7 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
                 "planned": sum(counts[stage].values()),
                 "done": counts[stage][RowState.DONE],
                 "failed": {kind.value: number for kind, number in plan.failed_kinds(stage).items()},
+                "unparsed": counts[stage][RowState.UNPARSED],
                 "blocked": counts[stage][RowState.BLOCKED],
                 "missing": counts[stage][RowState.MISSING],
                 "stale": stale[stage],
@@ -83,7 +84,9 @@ def status_lines(record: dict[str, Any]) -> list[str]:
     """One cohort's table."""
     rows = []
     for name, facts in record["stages"].items():
-        failed = ", ".join(f"{number} {kind}" for kind, number in facts["failed"].items()) or "-"
+        words = [f"{number} {kind}" for kind, number in facts["failed"].items()]
+        words += [f"{facts['unparsed']} to be parsed"] if facts["unparsed"] else []
+        failed = ", ".join(words) or "-"
         rows.append(
             [
                 name,

@@ -24,6 +24,7 @@ class TemplateEntry:
         parser: the parser's name; ``None`` means identity.
         generator: ``copy`` hands the parent's parsed text on, and needs no template file.
         line: where it stands in its register, from 1.
+        min_lines, min_chars: the least that an answer must have; ``None`` leaves that to the settings.
     """
 
     stage: Stage
@@ -34,6 +35,8 @@ class TemplateEntry:
     generator: Generator
     active: bool
     line: int
+    min_lines: int | None = None
+    min_chars: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

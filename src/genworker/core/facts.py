@@ -4,11 +4,12 @@ Writing goes through three frozen records, in the order in which they stand in t
 row (`RowFacts`), how a model was asked (`CallFacts`) and how it ended (`AnswerFacts`, `CopyFacts` or
 `MalformedFacts`). Reading goes through `Facts`, a view that never raises: a file may be older, newer, another
 tool's or hostile, so each property is ``None`` where the file does not say it in a form that can be used.
+`facts_of` is the one place that knows how older tools spelled things.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -47,6 +48,8 @@ class RowFacts(Written):
         mode: `MODE_LLM` or `MODE_COPY`.
         template_sha256: hex digest of the template's text; ``None`` for a copy.
         parent_sha256: hex digest of the parent's text as the prompt has it; ``None`` for drafts and copies.
+        min_lines, min_chars: the least that an answer must have (non-empty lines, characters); ``None``
+            where nothing is demanded.
     """
 
     task_id: str
@@ -65,6 +68,16 @@ class RowFacts(Written):
     parser: str
     template_sha256: str | None
     parent_sha256: str | None
+    min_lines: int | None = None
+    min_chars: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As of every record; a least size stands there only where one is demanded."""
+        record = Written.to_json(self)
+        for name in ("min_lines", "min_chars"):
+            if record[name] is None:
+                del record[name]
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +310,21 @@ class Facts:
         return self._text("finish_reason")
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the answer was cut off: it says so, or stopped for a reason that means that."""
+        return self.record.get("truncated") is True or means_length(self.record.get("finish_reason"))
+
+    @property
+    def min_lines(self) -> int | None:
+        """Fewest non-empty lines that the answer had to have."""
+        return self._whole("min_lines")
+
+    @property
+    def min_chars(self) -> int | None:
+        """Fewest characters that the answer had to have."""
+        return self._whole("min_chars")
+
+    @property
     def usage(self) -> Usage:
         """The tokens, each ``None`` where the file does not say."""
         return Usage.from_json(self.record.get("usage"))
@@ -342,6 +370,84 @@ class Facts:
 
 
 NO_FACTS = Facts({})
+
+OWN_MARK = "genworker_version"
+"""The key by which genworker's own records are known: they need no translation."""
+
+_LENGTH_WORDS = frozenset(
+    {
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "max_completion_tokens",
+        "max_length",
+        "model_length",
+        "token_limit",
+        "model_context_window_exceeded",
+        "truncated",
+    }
+)
+
+
+def means_length(reason: object) -> bool:
+    """Whether a finish reason, as any endpoint or tool spells it, says that the answer was cut off."""
+    return isinstance(reason, str) and reason.strip().lower().replace("-", "_") in _LENGTH_WORDS
+
+
+_BESIDE = ("finish_reason", "usage", "duration_s", "duration_ms", "llm_model_id", "mode", "parser_name")
+"""What older tools say in ``raw_metadata.json`` and ``parsed_metadata.json`` alone."""
+_OTHER_NAMES = (("model_id", "llm_model_id"), ("parser", "parser_name"), ("cohort_id", "origin_cohort_id"))
+_TOKEN_NAMES = (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens"))
+_TOKEN_DETAILS = (
+    ("cached_input_tokens", "prompt_tokens_details", "cached_tokens"),
+    ("reasoning_tokens", "completion_tokens_details", "reasoning_tokens"),
+)
+
+
+def facts_of(stage: Stage, record: Mapping[str, Any], beside: Sequence[Mapping[str, Any]] = ()) -> Facts:
+    """The facts of one generation under the names of today, whoever wrote them.
+
+    Args:
+        record: ``metadata.json``.
+        beside: what other tools keep in further metadata files of the same directory.
+
+    Returns:
+        All that `record` has, and what it says under an older name under the present one as well. An
+        answer is cut off when any of the records says so.
+    """
+    if OWN_MARK in record:
+        return Facts(record)
+    found = dict(record)
+    for other in beside:
+        for name in _BESIDE:
+            if found.get(name) is None and other.get(name) is not None:
+                found[name] = other[name]
+        if other.get("truncated") is True or means_length(other.get("finish_reason")):
+            found["truncated"] = True
+    template = found.get(f"{stage.value}_template")
+    if not found.get("template_id") and isinstance(template, str):
+        found["template_id"] = template
+    for name, older in _OTHER_NAMES:
+        if not found.get(name) and found.get(older):
+            found[name] = found[older]
+    if "latency_s" not in found and found.get("duration_s") is not None:
+        found["latency_s"] = found["duration_s"]
+    usage = found.get("usage")
+    if isinstance(usage, Mapping):
+        found["usage"] = _counts(usage)
+    return Facts(found)
+
+
+def _counts(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    counts = dict(usage)
+    for name, older in _TOKEN_NAMES:
+        if name not in counts and older in counts:
+            counts[name] = counts[older]
+    for name, older, part in _TOKEN_DETAILS:
+        details = counts.get(older)
+        if name not in counts and isinstance(details, Mapping) and part in details:
+            counts[name] = details[part]
+    return counts
 
 
 def _files(files: Mapping[Any, Any]) -> Iterator[tuple[str, FileFacts]]:

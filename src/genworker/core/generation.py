@@ -12,9 +12,11 @@ from typing import Any
 import orjson
 
 from genworker.core.completion import FinishReason
-from genworker.core.facts import MALFORMED_REASON, Facts
+from genworker.core.facts import MALFORMED_REASON, Facts, facts_of, means_length
+from genworker.core.membership import MembershipRow
 from genworker.core.parsers import get_parser
 from genworker.core.stages import Stage
+from genworker.core.thinking import split_thinking
 from genworker.errors import ParseFailedError
 
 
@@ -27,6 +29,12 @@ class FailureKind(StrEnum):
     EMPTY = "empty"
     MALFORMED = "malformed"
     """What came back is not what the API promises; ``raw.txt`` has it as it came."""
+    TOO_SHORT = "too_short"
+    """Shorter than its stage or its template demands."""
+
+
+JUDGED_BY_PARSER = frozenset({FailureKind.UNPARSEABLE, FailureKind.TOO_SHORT})
+"""Failures that another parser, or another demand, may see otherwise without a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,8 @@ class Generation:
         raw_text: the model's whole output, ``""`` when the file is absent.
         parsed_text: what downstream stages consume; ``None`` when the answer was no good.
         metadata: lineage and provenance, as the file has them; empty when it is absent. See `facts`.
+        beside: the further metadata files that another tool has put there.
+        has_metadata: whether there is a metadata file at all.
     """
 
     stage: Stage
@@ -58,11 +68,13 @@ class Generation:
     raw_text: str
     parsed_text: str | None
     metadata: Mapping[str, Any]
+    beside: tuple[Mapping[str, Any], ...] = ()
+    has_metadata: bool = True
 
     @property
     def facts(self) -> Facts:
-        """What the metadata say, read with care."""
-        return Facts(self.metadata)
+        """What the metadata say, read with care, under the names of today."""
+        return facts_of(self.stage, self.metadata, self.beside)
 
     @property
     def parent_gen_id(self) -> str | None:
@@ -76,13 +88,19 @@ class Generation:
 
     @property
     def is_done(self) -> bool:
-        """Whether downstream stages may build on it."""
-        return bool(self.metadata) and bool(self.parsed_text)
+        """Whether downstream stages may build on it: metadata and a text are there, and it is not cut off.
+
+        This is the one definition; `genworker.store.index` applies it to a directory without reading all.
+        """
+        return self.has_metadata and bool(self.parsed_text) and not self.facts.is_cut
 
     @property
     def failure(self) -> Failure | None:
         """Why the answer is not usable, when the metadata say so."""
-        return failure_from_json(self.metadata.get("failure"))
+        failure = failure_from_json(self.metadata.get("failure"))
+        if failure is None and (self.raw_text or self.parsed_text) and self.facts.is_cut:
+            return Failure(FailureKind.TRUNCATED, "the answer was cut off, as its metadata say")
+        return failure
 
 
 def failure_from_json(record: object) -> Failure | None:
@@ -115,7 +133,8 @@ class Answer:
 def finish(answer: Answer) -> Generation:
     """Judge an answer: parse it, or name what is wrong with it. Never raises: the text is paid for.
 
-    Reads the facts ``finish_reason`` and ``parser``; adds ``truncated``, ``failure`` and ``files``.
+    Reads the facts ``finish_reason``, ``parser``, ``min_lines`` and ``min_chars``; adds ``truncated``,
+    ``failure`` and ``files``. A copy is its parent's text as it stands: no parser looks at it.
     """
     parsed, failure = _parse(answer)
     contents = {"prompt.txt": answer.prompt_text, "raw.txt": answer.raw_text}
@@ -123,7 +142,7 @@ def finish(answer: Answer) -> Generation:
         contents["parsed.txt"] = parsed
     metadata = {
         **answer.facts.record,
-        "truncated": answer.facts.finish_reason == FinishReason.LENGTH,
+        "truncated": failure is not None and failure.kind is FailureKind.TRUNCATED,
         "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
         "files": {
             name: {"sha256": file_digest(content), "size_bytes": len(content)}
@@ -134,13 +153,44 @@ def finish(answer: Answer) -> Generation:
 
 
 def judged_anew(facts: Facts) -> Facts:
-    """The facts of a committed answer without what `finish` says: to be parsed again."""
-    return facts.without("truncated", "failure", "files")
+    """The facts of a committed answer without what `finish` says: to be parsed again.
+
+    Another tool's word that the answer was cut off is no judgement of a parser, and stays.
+    """
+    kept = facts.without("truncated", "failure", "files", "min_lines", "min_chars")
+    if facts.record.get("truncated") is True and "failure" not in facts.record:
+        return kept.changed(finish_reason=FinishReason.LENGTH.value)
+    return kept
+
+
+def answer_again(held: Generation, row: MembershipRow, demands: Mapping[str, Any]) -> Answer:
+    """An answer that the store holds, to be judged by the parser of today; nothing is asked for it.
+
+    Args:
+        row: supplies the lineage where the metadata, another tool's perhaps, do not say it.
+        demands: the parser's name, and the least size where there is one, as `finish` reads them.
+    """
+    record = dict(judged_anew(held.facts).record)
+    lineage = {
+        "template_id": row.template_id,
+        "model_id": row.llm_model_id or "",
+        "parent_gen_id": row.parent_gen_id or "",
+        "stage": row.stage.value,
+        "gen_id": row.gen_id,
+        "combo_id": row.combo_id,
+        "replicate": row.replicate,
+    }
+    for name, value in lineage.items():
+        if record.get(name) is None:
+            record[name] = value
+    return Answer(
+        held.stage, held.gen_id, held.prompt_text or "", held.raw_text, Facts({**record, **demands})
+    )
 
 
 def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
     reason = answer.facts.finish_reason
-    if reason == FinishReason.LENGTH:
+    if means_length(reason):
         limit = answer.facts.max_tokens
         at = f" at max_tokens = {limit}" if limit else ""
         return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}")
@@ -150,6 +200,15 @@ def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
         return None, Failure(FailureKind.MALFORMED, "the endpoint sent something that is not an answer")
     if not answer.raw_text.strip():
         return None, Failure(FailureKind.EMPTY, "the answer is empty")
+    if answer.facts.is_copy:
+        return answer.raw_text, None
+    output = split_thinking(answer.raw_text)
+    if output.is_open:
+        return None, Failure(FailureKind.TRUNCATED, "the answer was cut off while the model was thinking")
+    if not output.answer.strip():
+        return None, Failure(FailureKind.EMPTY, "the answer is empty behind its thinking")
+    if (short := _too_short(output.answer, answer.facts)) is not None:
+        return None, Failure(FailureKind.TOO_SHORT, short)
     try:
         parser = get_parser(answer.stage, answer.facts.parser)
     except LookupError as error:
@@ -167,6 +226,17 @@ def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
     if not parsed.strip():
         return None, Failure(FailureKind.UNPARSEABLE, "the parser found an empty text")
     return parsed, None
+
+
+def _too_short(text: str, facts: Facts) -> str | None:
+    """Which demand an answer does not meet, in words; ``None`` when it meets them."""
+    lines = sum(1 for line in text.splitlines() if line.strip())
+    if facts.min_lines is not None and lines < facts.min_lines:
+        return f"the answer is too short: {lines} non-empty lines, min_lines = {facts.min_lines}"
+    chars = len(text.strip())
+    if facts.min_chars is not None and chars < facts.min_chars:
+        return f"the answer is too short: {chars} characters, min_chars = {facts.min_chars}"
+    return None
 
 
 def file_digest(content: bytes) -> str:

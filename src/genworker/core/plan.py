@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from genworker.core.generation import Failure, FailureKind
+from genworker.core.generation import JUDGED_BY_PARSER, Failure, FailureKind
 from genworker.core.membership import Membership
 from genworker.core.stages import STAGES, Stage
 
@@ -22,6 +22,8 @@ class RowState(IntEnum):
     """An answer is in the store and is no good; `run` leaves it, `retry` asks again."""
     BLOCKED = 3
     """An ancestor is failed or blocked."""
+    UNPARSED = 4
+    """An answer is in the store that the present parser can read: a run reads it, and pays nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,16 @@ def make_plan(
     membership: Membership,
     holdings: Holdings,
     redo: Callable[[int, Failure | None], bool] | None = None,
+    parses: Callable[[int], bool] | None = None,
 ) -> Plan:
-    """Judge every row.
+    """Judge every row. What a run then makes is what is missing here, and nothing else.
 
     Args:
-        redo: asked for each row (index, its failure or ``None`` when done) that the store holds:
+        redo: asked for each row (index, its failure or ``None`` when it has none) that the store holds:
             whether it is to be made again, as if missing. Descendants of such a row are made again
             only when `redo` says so for them as well.
+        parses: asked for each row whose answer no parser has read: whether the present one can. Without
+            it such rows count as failed, for those who only look.
     """
     plan = Plan(membership)
     states = plan.states
@@ -112,9 +117,18 @@ def make_plan(
                 states[index] = RowState.DONE
             continue
         remains = holdings.held(stage, gen_id)
-        if remains is not None and (redo is None or not redo(index, remains.failure)):
+        if remains is None:
+            continue
+        failure: Failure | None = remains.failure
+        if parses is not None and remains.failure.kind in JUDGED_BY_PARSER and parses(index):
+            failure = None
+        if redo is not None and redo(index, failure):
+            continue
+        if failure is None:
+            states[index] = RowState.UNPARSED
+        else:
             states[index] = RowState.FAILED
-            plan.failures[index] = remains.failure
+            plan.failures[index] = failure
     _block(plan, holdings)
     return plan
 

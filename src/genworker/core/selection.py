@@ -18,7 +18,7 @@ def select(
 ) -> bytearray:
     """Choose among the rows that are missing.
 
-    A row is chosen only when its text can be made: its parent is done or chosen as well.
+    A row is chosen only when its text can be made: its parent is done, or will be, or is chosen as well.
 
     Args:
         stages: only these stages; ``None`` for all.
@@ -52,12 +52,13 @@ def select(
 
 def _drop_orphans(plan: Plan, chosen: bytearray) -> None:
     """Leave out rows whose parent will not be there, and then theirs: a child may stand before its parent."""
-    parents, states, done = plan.membership.parents, plan.states, int(RowState.DONE)
+    parents, states = plan.membership.parents, plan.states
+    there = (int(RowState.DONE), int(RowState.UNPARSED))
     while True:
         orphans = [
             index
             for index, parent in enumerate(parents)
-            if parent >= 0 and not chosen[parent] and chosen[index] and states[parent] != done
+            if parent >= 0 and not chosen[parent] and chosen[index] and states[parent] not in there
         ]
         if not orphans:
             return

@@ -77,8 +77,9 @@ def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) 
     Returns:
         The stale rows; ``None`` when there are more than `limit` generations, so that nothing is known.
     """
-    done, failed = int(RowState.DONE), int(RowState.FAILED)  # plain numbers: a million are compared
-    held = [index for index, state in enumerate(plan.states) if state in (done, failed)]
+    # Plain numbers: a million are compared.
+    there = (int(RowState.DONE), int(RowState.FAILED), int(RowState.UNPARSED))
+    held = [index for index, state in enumerate(plan.states) if state in there]
     if limit is not None and len(held) > limit:
         return None
     look = _Look(project, plan.membership)

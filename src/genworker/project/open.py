@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from genworker.core.catalog import Catalog
-from genworker.core.generation import Failure
+from genworker.core.generation import Answer, Failure, answer_again, finish
 from genworker.core.ids import id_fault
-from genworker.core.membership import Known, Membership
+from genworker.core.membership import Known, Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
-from genworker.core.stages import STAGES
-from genworker.errors import CatalogError, Fault
+from genworker.core.stages import STAGES, Stage
+from genworker.errors import CatalogError, Fault, StoreError
 from genworker.paths import Paths
 from genworker.project.plugins import load_parser_plugins
 from genworker.project.settings import LoadedSettings, load_settings
 from genworker.store.catalog import load_membership, load_membership_as_it_stands, read_catalog
 from genworker.store.index import StoreIndex
+from genworker.store.reading import read_generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,24 @@ class Project:
     paths: Paths
     catalog: Catalog
     catalog_faults: tuple[Fault, ...]
+
+    def demands(self, stage: Stage, template_id: str) -> dict[str, Any] | None:
+        """What an answer to a template is judged by, as `genworker.core.generation.finish` reads it.
+
+        Returns:
+            ``parser``, and ``min_lines`` and ``min_chars`` where they are demanded: by the template's row,
+            else by the stage's settings. ``None`` when the catalogue does not know the template.
+        """
+        entry = self.catalog.templates[stage].get(template_id)
+        if entry is None:
+            return None
+        section = self.loaded.settings.stages.get(stage)
+        found: dict[str, Any] = {"parser": entry.parser or "identity"}
+        for name in ("min_lines", "min_chars"):
+            least = getattr(entry, name) or getattr(section, name, None)
+            if least is not None:
+                found[name] = least
+        return found
 
     def known(self) -> Known:
         """What membership rows may name."""
@@ -89,5 +109,30 @@ Redo = Callable[[int, Failure | None], bool]
 def plan_cohort(
     project: Project, membership: Membership, redo: Redo | None = None, index: StoreIndex | None = None
 ) -> Plan:
-    """What is to be done, as the store stands now, or stood when `index` was taken."""
-    return make_plan(membership, index or StoreIndex(project.paths), redo)
+    """What is to be done, as the store stands now, or stood when `index` was taken.
+
+    The one plan of `plan`, `run`, `retry` and `status`: answers that the present parser can read are told
+    from those that it cannot.
+    """
+
+    def parses(job: int) -> bool:
+        answer = held_again(project, membership.rows[job])
+        return answer is not None and finish(answer).parsed_text is not None
+
+    return make_plan(membership, index or StoreIndex(project.paths), redo, parses)
+
+
+def held_again(project: Project, row: MembershipRow) -> Answer | None:
+    """The answer that the store holds for a row, to be judged by the parser of today.
+
+    Returns:
+        ``None`` where there is no answer, it cannot be read, or the catalogue does not know its template.
+    """
+    demands = project.demands(row.stage, row.template_id)
+    if demands is None:
+        return None
+    try:
+        held = read_generation(project.paths.gens_root, row.stage, row.gen_id)
+    except StoreError:
+        return None
+    return answer_again(held, row, demands) if held.raw_text else None

@@ -75,6 +75,15 @@ class SamplingSettings(Section):
         return section
 
 
+class StageSettings(SamplingSettings):
+    """One stage: how its answers are drawn, and what the least of an answer is."""
+
+    min_lines: Positive | None = None
+    """Fewest non-empty lines of an answer; a shorter one is kept and counts as failed (too short)."""
+    min_chars: Positive | None = None
+    """Fewest characters of an answer; a shorter one is kept and counts as failed (too short)."""
+
+
 class PriceSettings(Section):
     """US dollars per million tokens; over what genai-prices knows. Nothing is priced by default."""
 

@@ -41,6 +41,7 @@ from genworker.project.sections import (
     SamplingSettings,
     Seconds,
     Section,
+    StageSettings,
 )
 
 DEFAULT_CONFIG = Path("config/genworker.toml")
@@ -94,7 +95,7 @@ class Settings(BaseSettings):
     group_permissions: bool = False
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict)
     models: dict[str, ModelSettings] = Field(default_factory=dict)
-    stages: dict[Stage, SamplingSettings] = Field(default_factory=dict)
+    stages: dict[Stage, StageSettings] = Field(default_factory=dict)
     retries: RetrySettings = Field(default_factory=RetrySettings)
     caps: CapSettings = Field(default_factory=CapSettings)
 
@@ -413,8 +414,8 @@ def _sampling_sections(settings: Settings) -> Iterator[tuple[list[str], Sampling
     """Every section that says how answers are drawn, with its place."""
     for name, endpoint in settings.endpoints.items():
         yield ["endpoints", name], endpoint
-    for stage, section in settings.stages.items():
-        yield ["stages", stage.value], section
+    for stage, demands in settings.stages.items():
+        yield ["stages", stage.value], demands
     for model_id, model in settings.models.items():
         yield ["models", model_id], model
         for stage, section in model.stages.items():

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-import orjson
-
 from genworker.core.budget import likely_tokens
 from genworker.core.completion import Usage
 from genworker.core.plan import Plan, RowState
@@ -17,6 +15,7 @@ from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError
 from genworker.run.requests import CohortWork
 from genworker.run.routes import Route, longest_answer
+from genworker.store.reading import facts_in
 
 SAMPLE = 200
 """Answers of one stage and model that are looked at; prompts that are rendered where there are none."""
@@ -154,21 +153,14 @@ def _means(work: CohortWork, key: tuple[Stage, str], indices: Sequence[int]) -> 
     usd = Decimal(0)
     for index in indices:
         row = work.membership.rows[index]
-        try:
-            facts = orjson.loads(work.project.paths.metadata_path(row.stage, row.gen_id).read_bytes())
-            usage = facts["usage"]
-            counted = Usage(
-                input_tokens=int(usage["input_tokens"]),
-                output_tokens=int(usage["output_tokens"]),
-                cached_input_tokens=usage.get("cached_input_tokens"),
-                cache_write_tokens=usage.get("cache_write_tokens"),
-            )
-        except (OSError, ValueError, KeyError, TypeError):
+        facts = facts_in(str(work.project.paths.generation_dir(row.stage, row.gen_id)), row.stage)
+        counted = facts.usage
+        if counted.input_tokens is None or counted.output_tokens is None:
             continue
         count += 1
-        read += counted.input_tokens or 0
-        written += counted.output_tokens or 0
-        latency += float(facts.get("latency_s") or 0.0)
+        read += counted.input_tokens
+        written += counted.output_tokens
+        latency += facts.latency_s or 0.0
         usd += (price.cost(counted) or Decimal(0)) if price is not None else Decimal(0)
     if not count:
         return None

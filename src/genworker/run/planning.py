@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from genworker.core.budget import Budget, Caps
 from genworker.core.events import ParsedAtStart, Salvaged, Warned
-from genworker.core.facts import Facts
-from genworker.core.generation import Answer, FailureKind, finish, judged_anew
+from genworker.core.generation import finish
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import Membership
 from genworker.core.money import Account
@@ -19,7 +18,7 @@ from genworker.core.scheduler import NO_LANE
 from genworker.core.selection import select
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault, StoreError, UsageError
-from genworker.project.open import Project, Redo, plan_cohort
+from genworker.project.open import Project, Redo, held_again, plan_cohort
 from genworker.project.settings import Settings
 from genworker.run.caps import check_caps
 from genworker.run.ledger import read_ledger
@@ -29,7 +28,6 @@ from genworker.store.filesystem import FilesystemStore
 from genworker.store.index import StoreIndex
 from genworker.store.journal import RunJournal
 from genworker.store.lock import IfLocked
-from genworker.store.reading import read_generation
 from genworker.store.sweep import sweep_staging
 
 
@@ -139,8 +137,8 @@ class Planner:
         """The plan, after answers that no parser could read have been given to the present parsers."""
         redo = self.options.redo
         plan = await asyncio.to_thread(plan_cohort, self.project, self.membership, redo, self.index)
-        for job, failure in list(plan.failures.items()):
-            if failure.kind is FailureKind.UNPARSEABLE and await self._reparse(job):
+        for job in list(plan.rows(RowState.UNPARSED)):
+            if await self._reparse(job):
                 row = self.membership.rows[job]
                 self.progress.reparsed += 1
                 self.journal.record(ParsedAtStart(row.stage, row.gen_id))
@@ -150,16 +148,8 @@ class Planner:
         return plan
 
     async def _reparse(self, job: int) -> bool:
-        row = self.membership.rows[job]
-        try:
-            held = read_generation(self.project.paths.gens_root, row.stage, row.gen_id)
-        except StoreError:
-            return False
-        now = self.work.facts(job)
-        # What the answer says of itself goes before what would be written today, but for the parser.
-        facts = Facts.of(now).changed(**judged_anew(held.facts).record).changed(parser=now.parser)
-        answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
-        if finish(answer).parsed_text is None:
+        answer = held_again(self.project, self.membership.rows[job])
+        if answer is None or finish(answer).parsed_text is None:
             return False
         await self.store.commit(answer, replace=True)
         return True

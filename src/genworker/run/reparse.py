@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from genworker.core import events
-from genworker.core.generation import Answer, Generation, finish, judged_anew
+from genworker.core.generation import Answer, Generation, answer_again, finish
 from genworker.core.membership import Membership, MembershipRow
+from genworker.core.parsers import read_score
 from genworker.core.stages import Stage
 from genworker.errors import CatalogError, StoreError
 from genworker.project.open import Project, open_membership
@@ -162,13 +163,12 @@ class _Parsing:
             held = self._read(row)
             if held is None:
                 continue
-            entry = self.project.catalog.templates[row.stage].get(row.template_id)
-            if entry is None:
+            demands = self.project.demands(row.stage, row.template_id)
+            if demands is None:
                 result.unknown += 1
                 continue
             result.parsed += 1
-            facts = judged_anew(held.facts).changed(parser=entry.parser or "identity", reparsed_at=_now())
-            answer = Answer(row.stage, row.gen_id, held.prompt_text or "", held.raw_text, facts)
+            answer = answer_again(held, row, {**demands, "reparsed_at": _now()})
             change = _compare(row, held, finish(answer))
             if change is None:
                 continue
@@ -193,12 +193,20 @@ class _Parsing:
 
 def _compare(row: MembershipRow, old: Generation, new: Generation) -> Reparsed | None:
     before = old.parsed_text if old.is_done else None
-    if before == new.parsed_text:
+    if before == new.parsed_text or _is_same_score(row, before, new.parsed_text):
         return None
     if new.parsed_text is None:
         return Reparsed(row, Change.LOST, before, None, new.failure.message if new.failure else None)
     change = Change.GAINED if before is None else Change.OTHER
     return Reparsed(row, change, before, new.parsed_text, None)
+
+
+def _is_same_score(row: MembershipRow, before: str | None, now: str | None) -> bool:
+    """Whether two texts are one score in two spellings, such as ``7.0`` with and without a line end."""
+    if not row.stage.is_scored or before is None or now is None:
+        return False
+    score = read_score(before)
+    return score is not None and score == read_score(now)
 
 
 def _now() -> str:

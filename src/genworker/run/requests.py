@@ -156,8 +156,8 @@ class CohortWork:
     def facts(self, job: int) -> RowFacts:
         """See `genworker.ports.Work.facts`."""
         row = self.membership.rows[job]
-        entry = self.project.catalog.templates[row.stage].get(row.template_id)
         copy = self.is_copy(job)
+        demands = self.project.demands(row.stage, row.template_id) or {"parser": "identity"}
         return RowFacts(
             task_id=self._task_id(job),
             template_id=row.template_id,
@@ -172,10 +172,12 @@ class CohortWork:
             mode=MODE_COPY if copy else MODE_LLM,
             run_id=self.run_id,
             genworker_version=self.version,
-            parser=(entry.parser if entry is not None else None) or "identity",
+            parser=demands["parser"],
             template_sha256=None if copy else self.templates.digest(row.stage, row.template_id),
             # What the prompt was made from: a child of a text that has been replaced since is stale.
             parent_sha256=None if copy else self._parents.get(row.parent_gen_id),
+            min_lines=None if copy else demands.get("min_lines"),
+            min_chars=None if copy else demands.get("min_chars"),
         )
 
     def _task_id(self, job: int) -> str:

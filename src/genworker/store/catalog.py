@@ -71,6 +71,16 @@ class _Table:
             self.fault(line, column, f"{column} is {text[:40]!r}", "write true or false")
         return False
 
+    def count(self, line: int, row: Mapping[str, str], column: str) -> int | None:
+        """A whole number from 1; ``None`` for an empty cell."""
+        text = row.get(column) or ""
+        if not text:
+            return None
+        if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1:
+            return int(text)
+        self.fault(line, column, f"{column} is {text[:40]!r}", "use a whole number from 1, or leave it empty")
+        return None
+
     def plain_id(self, line: int, row: Mapping[str, str], column: str, taken: Collection[str]) -> str | None:
         """The row's id when it can be one and is new; else a fault and ``None``."""
         value = row[column]
@@ -127,6 +137,7 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
         template_id = table.plain_id(line, row, "template_id", entries)
         generator = row.get("generator") or "llm"
         parser = row.get("parser") or None
+        least = {name: table.count(line, row, name) for name in ("min_lines", "min_chars")}
         active = table.flag(line, row, "active", True)
         kind: Literal["llm", "copy"] = "copy" if generator == "copy" else "llm"
         if generator not in ("llm", "copy"):
@@ -147,6 +158,7 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
                 kind,
                 active,
                 line,
+                **least,
             )
     return entries
 

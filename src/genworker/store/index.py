@@ -10,8 +10,8 @@ from genworker.core.generation import Failure, FailureKind, failure_from_json
 from genworker.core.plan import Held
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
-from genworker.paths import METADATA_FILE, PARSED_FILE, Paths
-from genworker.store.reading import read_generation, read_metadata
+from genworker.paths import Paths
+from genworker.store.reading import is_done_directory, read_generation, read_metadata
 
 NOT_KNOWN = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 """Errors that say nothing of what is there: to take them for "missing" would be to pay once more."""
@@ -44,7 +44,7 @@ class StoreIndex:
         return self._links[stage]
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
-        """Whether ``metadata.json`` and a non-empty ``parsed.txt`` are there."""
+        """Whether a generation is done, as `Generation.is_done` defines it."""
         return (
             gen_id in self.names(stage)
             and gen_id not in self._links[stage]
@@ -63,10 +63,13 @@ class StoreIndex:
             path = self._paths.generation_dir(stage, gen_id)
             return Held(Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed"))
         try:
-            failure = failure_from_json(read_metadata(f"{self._directories[stage]}/{gen_id}").get("failure"))
+            metadata = read_metadata(f"{self._directories[stage]}/{gen_id}")
+            failure = failure_from_json(metadata.get("failure"))
             if failure is not None:
                 return Held(failure)
             generation = read_generation(self._paths.gens_root, stage, gen_id)
+            if generation.failure is not None:
+                return Held(generation.failure)
         except StoreError as error:
             if error.errno in NOT_KNOWN:
                 raise
@@ -74,16 +77,6 @@ class StoreIndex:
         if not generation.raw_text:
             return None  # an empty answer that genworker committed has metadata: this is a remnant
         return Held(Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed"))
-
-
-def is_done_directory(directory: str) -> bool:
-    """The contract's test: ``metadata.json`` and a non-empty ``parsed.txt``."""
-    try:
-        # Strings and plain calls: a Path per generation would double the time over a million.
-        parsed = os.stat(f"{directory}/{PARSED_FILE}")  # noqa: PTH116
-        return parsed.st_size > 0 and os.access(f"{directory}/{METADATA_FILE}", os.F_OK)
-    except OSError:
-        return False
 
 
 def _list_names(directory: Path) -> tuple[set[str], set[str]]:

@@ -6,21 +6,19 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 
-import orjson
-
 from genworker.core.events import CallFailed, RowFailed
-from genworker.core.facts import NO_FACTS, Facts
+from genworker.core.facts import Facts
 from genworker.core.generation import Generation
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import SCORED_STAGE, Stage
 from genworker.errors import StoreError
-from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
+from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
 from genworker.store.concepts import concept_names
-from genworker.store.index import StoreIndex, is_done_directory
+from genworker.store.index import StoreIndex
 from genworker.store.journal import read_events
-from genworker.store.reading import generation_directory, read_bytes, read_directory
+from genworker.store.reading import facts_in, generation_directory, is_done_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
 """Bytes of an evaluation's ``parsed.txt`` that are read for its score; a longer one holds none."""
@@ -83,13 +81,8 @@ class StoreReader:
         return is_done_directory(f"{self._directories[stage]}/{gen_id}")
 
     def facts(self, stage: Stage, gen_id: str) -> Facts:
-        """What ``metadata.json`` says, alone; nothing when there is none that can be read."""
-        path = f"{self._directories[stage]}/{gen_id}/{METADATA_FILE}"
-        try:
-            record = orjson.loads(read_bytes(path))
-        except orjson.JSONDecodeError:
-            return NO_FACTS
-        return Facts(record) if isinstance(record, dict) else NO_FACTS
+        """What the metadata say, alone; nothing when there are none that can be read."""
+        return facts_in(f"{self._directories[stage]}/{gen_id}", stage)
 
     def evaluation(self, gen_id: str) -> tuple[str, str | None]:
         """The score's text and the response's file of an evaluation that is done; cheap.
