@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.project import Project
 
-SCRIPTED = {"GENWORKER_ENDPOINTS__EMBEDDED__KIND": "scripted"}
+SCRIPTED = {"GENWORKER_ENDPOINTS__FAKE__KIND": "scripted", "GENWORKER_DEFAULT_ENDPOINT": "fake"}
 
 
 def init(root: Path, *arguments: str) -> tuple[int, str, str]:
