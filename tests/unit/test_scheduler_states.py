@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from genworker.core import scheduler as module
+from genworker.core.batches import BatchSpec
 from genworker.core.budget import Budget, Caps, Charge
 from genworker.core.completion import Completion, FinishReason, Usage
 from genworker.core.lane import LaneSpec
@@ -86,6 +87,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[tuple[JobState, Jo
 def play(seed: int) -> None:
     """A run with everything that can happen in it."""
     draw = random.Random(seed)
+    batch = BatchSpec(max_rows=4, max_bytes=1000, linger_s=3.0, tail=seed % 2)
+    money: dict[int, Charge] = {}
     lineages = draw.randrange(2, 12)
     count = 3 * lineages
     lanes = array(
@@ -96,13 +99,18 @@ def play(seed: int) -> None:
         parents=array("i", [job - lineages if job >= lineages else -1 for job in range(count)]),
         lanes=lanes,
         selected=bytes(draw.random() < 0.95 for _ in range(count)),
-        lane_specs=[LaneSpec(0, f"lane {n}", fallback=draw.choice([-1, 0, 1, 2])) for n in range(3)],
+        lane_specs=[
+            LaneSpec(0, f"lane {n}", draw.choice([-1, 0, 1, 2]), batch=batch if n == 2 else None, live=1)
+            for n in range(3)
+        ],
         endpoints=[EndpointSpec(6)],
         max_concurrency=6,
         retry=RetryPolicy(transport=1, base_s=0.1, cap_s=1.0, max_wait_s=20.0),
         budget=Budget(Caps(tokens=draw.choice([60, 120, 10_000]))),
+        batched=[job for job in range(count) if draw.random() < 0.02],
     )
     now, out, committing = 0.0, list[int](), list[int]()
+    batches = [(2, job, Charge()) for job in range(count) if subject.state(job) is JobState.BATCHED]
     for _ in range(400):
         while (start := subject.next_start(now)) is not None:
             job, chance = start.job, draw.random()
@@ -113,8 +121,17 @@ def play(seed: int) -> None:
             elif subject.lane_of(job) < 0:
                 subject.answered(job)
                 committing.append(job)
-            elif subject.clear(job, Charge(calls=1, tokens=draw.choice([10, 20, 30])), now):
-                out.append(job)
+            elif chance < 0.1:
+                subject.held(job)
+                batches.append((-1, job, Charge()))
+            elif subject.clear(job, worst := Charge(calls=1, tokens=draw.choice([10, 20, 30])), now):
+                if subject.lane_of(job) == 2:
+                    subject.queued(job, 100, 10, now)
+                    money[job] = worst
+                else:
+                    out.append(job)
+        while (close := subject.next_batch(now)) is not None:
+            batches += [(close.lane, job, money.pop(job)) for job in close.jobs]
         if subject.finished:
             return
         chance = draw.random()
@@ -124,6 +141,22 @@ def play(seed: int) -> None:
                 subject.lost(job, "disk full")
             else:
                 subject.committed(job, "no good" if chance < 0.06 else None)
+        elif batches and (not out or chance < 0.6):
+            lane, job, worst = batches.pop(draw.randrange(len(batches)))
+            now += 1.0
+            if lane < 0:
+                subject.unheld(job)
+            elif draw.random() < 0.6:
+                subject.landed(job, worst, Charge(calls=1, tokens=5))
+                committing.append(job)
+            elif draw.random() < 0.1:
+                subject.correct(worst, Charge())
+                subject.stranded(job, "its results are gone")
+            else:
+                subject.correct(worst, Charge())
+                bad = RequestRejectedError("400", scope=draw.choice([Scope.ROW, Scope.LANE]))
+                error = draw.choice([None, ProviderUnavailableError("500"), bad])
+                subject.returned(job, error, now, failures=draw.randrange(3), lapses=draw.randrange(3))
         elif out:
             job = out.pop(draw.randrange(len(out)))
             now += 0.1
@@ -137,10 +170,8 @@ def play(seed: int) -> None:
             elif chance < 0.72:
                 subject.refused(job, RequestRejectedError("404", scope=Scope.LANE), now)
             else:
-                error = draw.choice(
-                    [RateLimitedError("429", status=429), ProviderUnavailableError("503", status=503)]
-                )
-                subject.refused(job, error, now)
+                kinds = [RateLimitedError("429", status=429), ProviderUnavailableError("503", status=503)]
+                subject.refused(job, draw.choice(kinds), now)
         else:
             wake = subject.wake_at(now)
             if wake is None:

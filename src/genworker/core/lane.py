@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from genworker.core.batches import BatchSpec
 from genworker.core.completion import Completion
 from genworker.core.hints import Quantity, Quota
 from genworker.core.limits import LaneLimit
@@ -27,6 +28,8 @@ class LaneSpec:
         name: for people, such as ``openrouter/gemini_25_pro``.
         fallback: the lane that gets the rows which this one refuses for good; -1 for none.
         rpm: requests per minute, where they are configured for this lane; else they are learned.
+        batch: how it is asked in batches; ``None`` for a lane that is asked call by call.
+        live: the lane that asks the same call by call; -1 for none.
     """
 
     endpoint: int
@@ -34,6 +37,8 @@ class LaneSpec:
     fallback: int = -1
     rpm: float | None = None
     tpm: float | None = None
+    batch: BatchSpec | None = None
+    live: int = -1
 
 
 class Lane:

@@ -10,7 +10,7 @@ import heapq
 import math
 from array import array
 from collections import Counter, deque
-from collections.abc import Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
@@ -23,6 +23,7 @@ from genworker.core.hints import Quantity
 from genworker.core.lane import Lane, LaneSpec
 from genworker.core.lease import Lease
 from genworker.core.rates import SHARE, Flow, TokenRate
+from genworker.core.waves import RENDERING, Close, Spool, Waves
 from genworker.errors import (
     MalformedAnswerError,
     ProviderError,
@@ -41,6 +42,8 @@ LEAD_S = 2.0
 CACHE_LIFE_S = 270.0
 """A prompt cache forgets what nobody used for five minutes; after this the next call leads again."""
 MANY_PREFIXES = 4096
+BATCH_TRIES = 2
+"""Batches that may fail to answer a row, or not run it, before it goes elsewhere or fails."""
 
 
 class JobState(IntEnum):
@@ -54,13 +57,15 @@ class JobState(IntEnum):
     COMMITTING = 4
     PARKED = 5
     """Its worst case does not fit the caps as long as other calls are out."""
-    DONE = 6
-    FAILED = 7
-    BLOCKED = 8
+    BATCHED = 6
+    """Its request is written down for a batch, or is in one that is out: this run's or another's."""
+    DONE = 7
+    FAILED = 8
+    BLOCKED = 9
     """An ancestor ended without a usable text."""
-    STOPPED = 9
+    STOPPED = 10
     """Its lane was stopped before it could be called."""
-    LEFT = 10
+    LEFT = 11
     """Not part of this run: done already, not selected, or held by another worker."""
 
 
@@ -93,6 +98,12 @@ class JobEvent(IntEnum):
     """The row itself is at fault, or its answer is not usable, or the disk refused it."""
     LANE_STOPPED = 12
     ANCESTOR_FAILED = 13
+    QUEUED = 14
+    """Its request is written down for a batch, or an open batch was found to hold it."""
+    LANDED = 15
+    """Its batch has brought an answer."""
+    RETURNED = 16
+    """Its batch has brought nothing for it, or was not made."""
 
 
 def _table() -> Mapping[JobState, Mapping[JobEvent, JobState]]:
@@ -100,6 +111,7 @@ def _table() -> Mapping[JobState, Mapping[JobEvent, JobState]]:
     return {
         s.WAITING: {
             e.RELEASED: s.READY,
+            e.QUEUED: s.BATCHED,  # an earlier run's batch holds it
             e.HANDED_OVER: s.READY,  # its lane was stopped while it waited for its parent
             e.LANE_STOPPED: s.STOPPED,
             e.ANCESTOR_FAILED: s.BLOCKED,
@@ -118,6 +130,7 @@ def _table() -> Mapping[JobState, Mapping[JobEvent, JobState]]:
             e.ABANDONED: s.READY,
             e.GIVEN_UP: s.FAILED,
             e.LANE_STOPPED: s.STOPPED,  # by another call, while this one was out
+            e.QUEUED: s.BATCHED,
         },
         s.BACKING_OFF: {
             e.WOKEN: s.READY,
@@ -131,6 +144,13 @@ def _table() -> Mapping[JobState, Mapping[JobEvent, JobState]]:
         s.PARKED: {
             e.AFFORDABLE: s.READY,
             e.HANDED_OVER: s.READY,
+            e.LANE_STOPPED: s.STOPPED,
+        },
+        s.BATCHED: {
+            e.LANDED: s.COMMITTING,
+            e.RETURNED: s.READY,
+            e.HANDED_OVER: s.READY,
+            e.GIVEN_UP: s.FAILED,
             e.LANE_STOPPED: s.STOPPED,
         },
         # What has ended, or was never part of the run, is not moved again.
@@ -291,6 +311,7 @@ class Scheduler:
         budget: the caps and what was spent before.
         window: children that may be ready in a lane before the latest stage goes first; 0: it always does.
         depth: of jobs that are added later, at least.
+        batched: jobs that batches of earlier runs hold.
 
     Attributes:
         lease: what this scheduler shares with others, where it is one of several; else ``None``.
@@ -311,6 +332,7 @@ class Scheduler:
         window: int = WINDOW,
         depth: int = 1,
         lease: Lease | None = None,
+        batched: Collection[int] = (),
     ) -> None:
         self._stages, self._parents, self._lane_of = stages, parents, lanes
         self._retry = retry or RetryPolicy()
@@ -353,7 +375,10 @@ class Scheduler:
         self._leading: dict[int, str] = {}
         self._link_children()
         self._turn = 0
-        self._select(selected)
+        self.batched = 0
+        batch_lanes = {number: spec for number, spec in enumerate(lane_specs) if spec.batch is not None}
+        self._waves = Waves(batch_lanes, lanes, parents, self._first_child, self._next_child)
+        self._select(selected, batched)
 
     def _link_children(self) -> None:
         """Children of each job as linked lists in two arrays: no object per job."""
@@ -367,7 +392,7 @@ class Scheduler:
                 self._next_child[job] = self._first_child[parent]
                 self._first_child[parent] = job
 
-    def _select(self, selected: Sequence[int]) -> None:
+    def _select(self, selected: Sequence[int], batched: Collection[int]) -> None:
         # As plain numbers: there may be a million jobs.
         waiting, left = int(JobState.WAITING), int(JobState.LEFT)
         self.states = bytearray(waiting if chosen else left for chosen in selected)
@@ -375,9 +400,16 @@ class Scheduler:
         lanes = Counter(lane for lane, chosen in zip(self._lane_of, selected, strict=True) if chosen)
         for number, lane in enumerate(self._lanes):
             lane.open_jobs = lanes[number]
+        for job in batched:
+            if selected[job]:
+                self._move(job, JobEvent.QUEUED)
+                self.batched += 1
         for job, parent in enumerate(self._parents):
-            if selected[job] and (parent < 0 or not selected[parent]):
+            if selected[job] and (parent < 0 or not selected[parent]) and self.states[job] == waiting:
                 self._make_ready(job, JobEvent.RELEASED)
+        if self._waves.spools:
+            held = bytearray(state == JobState.BATCHED for state in self.states)
+            self._waves.begin(bytearray(state == waiting for state in self.states), held)
 
     def grow(self) -> None:
         """Take in the jobs that the caller has appended to stages, parents and lanes since the last time.
@@ -462,13 +494,20 @@ class Scheduler:
             self._wake(now_s)
         if self._free:
             return self._begin(self._free.popleft(), 0)
+        for number, spool in self._waves.spools.items():
+            lane = self._lanes[number]
+            if lane.ready and spool.rendering < RENDERING and lane.paused_until_s <= now_s:
+                job = self._pop(number, lane)
+                if job is not None:
+                    spool.rendering += 1
+                    return self._begin(job, 0)
         # A commit that lags behind the answers holds starts back: texts must not pile up in memory.
         if self.in_flight < self._max_concurrency and self.committing < 4 * self._max_concurrency:
             lanes = self._lanes
             for step in range(len(lanes)):
                 number = (self._turn + step) % len(lanes)
                 lane = lanes[number]
-                if not lane.ready or not self._has_room(lane):
+                if not lane.ready or lane.spec.batch is not None or not self._has_room(lane):
                     continue
                 endpoint = self._endpoints[lane.spec.endpoint]
                 if lane.ready_at_s() > now_s or endpoint.ready_at_s() > now_s:
@@ -581,7 +620,9 @@ class Scheduler:
         """Undo a start that did not become a call."""
         _, round_ = self._running.pop(job)
         lane = self._lane_of[job]
-        if lane != NO_LANE:
+        if lane in self._waves.spools:
+            self._waves.spools[lane].rendering -= 1
+        elif lane != NO_LANE:
             self._leave(lane)
             self._lanes[lane].not_begun(round_, self._stages[job])
             if self.lease is not None:
@@ -590,6 +631,9 @@ class Scheduler:
     def wake_at(self, now_s: float) -> float | None:
         """When to ask `next_start` again if no event comes before; ``None`` when only an event helps."""
         soonest = self._backing_off[0][0] if self._backing_off else None
+        closes_s = self._waves.wake_at(now_s)
+        if closes_s is not None and (soonest is None or closes_s < soonest):
+            soonest = closes_s
         for number, lane in enumerate(self._lanes):
             if lane.ready and lane.stopped is None and lane.has_room:
                 at_s = max(lane.ready_at_s(), self._endpoints[lane.spec.endpoint].ready_at_s())
@@ -634,6 +678,8 @@ class Scheduler:
     def is_starved(self) -> bool:
         """Whether no call that is ready fits the caps any more, and none is out that could free some."""
         if not self._parked or self.in_flight or self.committing or self._backing_off or self._reserved:
+            return False
+        if self.batched:
             return False
         return not any(
             queue and (number, stage) not in self._parked and lane.stopped is None
@@ -710,6 +756,8 @@ class Scheduler:
             self._fail(job, failure)
             return
         self._end(job, JobEvent.STORED)
+        if self._lane_of[job] in self._waves.spools:
+            self._waves.flows(job)
         child = self._first_child[job]
         while child >= 0:
             if self.states[child] == JobState.WAITING:
@@ -855,11 +903,18 @@ class Scheduler:
         if target < 0:
             return False
         self._left_lanes[job] = (*left, number)
+        self._change_lane(job, target)
+        return True
+
+    def _change_lane(self, job: int, target: int) -> None:
+        number = self._lane_of[job]
         self._lanes[number].open_jobs -= 1
         self._lanes[target].open_jobs += 1
+        self._waves.waits_no_more(job)
         self._lane_of[job] = target
         self._make_ready(job, JobEvent.HANDED_OVER)
-        return True
+        if number in self._waves.spools:
+            self._waves.flows(job)
 
     def abandoned(self, job: int) -> None:
         """A call was cancelled: its job is open again, for another run. It may have been billed."""
@@ -880,6 +935,154 @@ class Scheduler:
         """Another worker has this generation in hand: look again at `until_s`."""
         self._put_off(job, until_s)
 
+    # Batches
+
+    def queued(self, job: int, size_bytes: int, tokens: int, now_s: float) -> None:
+        """A job's request is written down for its lane's next batch; its money stays reserved.
+
+        Args:
+            size_bytes: of the request.
+            tokens: of the prompt, at most.
+        """
+        del self._running[job]
+        self._waves.add(job, size_bytes, tokens, now_s)
+        self._move(job, JobEvent.QUEUED)
+        self.batched += 1
+
+    def held(self, job: int) -> None:
+        """A job was begun, and a batch that is out already holds it."""
+        self._put_back(job)
+        if (worst := self._reserved.pop(job, None)) is not None:
+            self.budget.settle(worst, Charge())
+        self._move(job, JobEvent.QUEUED)
+        self.batched += 1
+
+    def unheld(self, job: int) -> None:
+        """The batch that held a job is over, and brought this run nothing: look again."""
+        self.batched -= 1
+        self._make_ready(job, JobEvent.RETURNED)
+
+    def next_batch(self, now_s: float) -> Close | None:
+        """The next batch to be closed; ``None`` when none is due.
+
+        Its rows' reservations belong to the batch from here on: `landed` and `correct` settle them.
+        """
+        for number, spool in self._waves.spools.items():
+            if spool.is_dropped:
+                spool.is_dropped = False
+                return Close(number, (), 0)
+            lane = self._lanes[number]
+            if self.draining or not spool.jobs or lane.paused_until_s > now_s:
+                continue
+            short = any(key[0] == number for key in self._parked)
+            rows = self._waves.due(number, now_s, ready=lane.ready, is_short_of_money=short)
+            if not rows:
+                continue
+            if self._asks_tail_live(lane, spool):
+                for job in self._unspool(number):
+                    self._change_lane(job, lane.spec.live)
+                return Close(number, (), 0)
+            jobs, back, tokens = self._waves.take(number, rows)
+            for job in jobs:
+                self._reserved.pop(job, None)
+            for job in reversed(back):
+                self.batched -= 1
+                self._make_ready(job, JobEvent.RETURNED, first=True)
+            return Close(number, tuple(jobs), tokens)
+        return None
+
+    def _asks_tail_live(self, lane: Lane, spool: Spool) -> bool:
+        rows, target = len(spool.jobs), lane.spec.live
+        return (
+            rows <= spool.spec.tail
+            and rows == lane.open_jobs
+            and target >= 0
+            and self._lanes[target].stopped is None
+        )
+
+    def _unspool(self, number: int) -> list[int]:
+        """Take a lane's spool apart: its rows are in no batch."""
+        _, jobs, _ = self._waves.take(number, 0)
+        self.batched -= len(jobs)
+        return jobs
+
+    def landed(self, job: int, worst: Charge, charge: Charge) -> None:
+        """A batch has brought an answer; its commit is under way.
+
+        Args:
+            worst: what was reserved for it.
+            charge: what it cost.
+        """
+        self.batched -= 1
+        self.committing += 1
+        self._move(job, JobEvent.LANDED)
+        self.correct(worst, charge)
+
+    def correct(self, worst: Charge, charge: Charge) -> None:
+        """What was reserved for a batch's row has turned out to cost this much."""
+        self.budget.settle(worst, charge)
+        if self._parked:
+            self._unpark()
+
+    def returned(
+        self, job: int, error: ProviderError | None, now_s: float, *, failures: int = 0, lapses: int = 0
+    ) -> Retry | GiveUp:
+        """A batch has brought no answer for a job: decide whether the next one asks for it again.
+
+        Args:
+            error: as a live call would have raised it; ``None`` when the request was never run.
+            failures, lapses: batches, this one included, that failed to answer it, or never ran it.
+        """
+        self.batched -= 1
+        number = self._lane_of[job]
+        if isinstance(error, RequestRejectedError):
+            return self._after_rejection(job, number, error, now_s)
+        if failures < BATCH_TRIES and lapses < BATCH_TRIES:
+            self._make_ready(job, JobEvent.RETURNED)
+            return Retry(now_s)
+        if self._hand_over(job):
+            return Retry(now_s, self._lanes[self._lane_of[job]].spec.name)
+        lapsed = f"{lapses} batches did not run it"
+        reason = lapsed if error is None else f"{error} (in {failures} batches)"
+        self._fail(job, reason)
+        return GiveUp(reason)
+
+    def stranded(self, job: int, reason: str) -> None:
+        """The batch that holds a job can be brought to no end from here."""
+        self.batched -= 1
+        self.reasons[job] = reason
+        self._end(job, JobEvent.LANE_STOPPED)
+        self._block_descendants(job)
+
+    def batch_opened(self, lane: int, rows: int) -> None:
+        """A batch of an earlier run is out in a lane."""
+        self._waves.opened(lane, rows, 0)
+
+    def batch_ended(
+        self, lane: int, rows: int, tokens: int, now_s: float, *, is_over_limit: bool = False
+    ) -> None:
+        """A batch is out no more.
+
+        Args:
+            tokens: as `Close` had them; 0 for a batch of an earlier run.
+            is_over_limit: it was refused, since the provider has too much in its queue.
+        """
+        self._waves.ended(lane, rows, tokens, was_refused=is_over_limit)
+        if is_over_limit:
+            self._lanes[lane].pause(now_s + self._waves.over_limit(lane, tokens))
+        else:
+            self._lanes[lane].paused_until_s = 0.0
+
+    @property
+    def waits_for_batches(self) -> bool:
+        """Whether nothing is to be done but to wait for batches that are out."""
+        return (
+            self.batched > 0
+            and not (self.in_flight or self.committing or self._free or self._backing_off)
+            and not self._waves.spooled
+            and not any(lane.ready for lane in self._lanes)
+        )
+
     def drain(self) -> None:
         """Begin nothing more; what is in flight may still arrive."""
         self.draining = True
@@ -897,6 +1100,8 @@ class Scheduler:
         after = NEXT[before].get(event)
         if after is None:
             raise AssertionError(f"job {job} is {before.name}; the event {event.name} cannot happen to it")
+        if before is JobState.WAITING and self._waves.spools:
+            self._waves.waits_no_more(job)
         self.states[job] = after
         return after
 
@@ -949,6 +1154,11 @@ class Scheduler:
                 lane.ready = lane.ready_children = 0
                 for queue in (lane.reserved, *lane.queues):
                     queue.clear()
+        for number, spool in self._waves.spools.items():
+            if self._lanes[number].stopped is not None and spool.jobs:
+                spool.is_dropped = True
+                for job in self._unspool(number):
+                    self._move(job, JobEvent.RETURNED)
         for number, stage in list(self._parked):
             if self._lanes[number].stopped is not None:
                 del self._parked[number, stage]
@@ -1002,7 +1212,11 @@ class Scheduler:
 def _someone_short(lanes: Sequence[Lane], lane: Lane, top: int) -> bool:
     """Whether another lane has work and few calls in flight."""
     return any(
-        other is not lane and other.open_jobs and other.stopped is None and other.limit.in_flight < top // 8
+        other is not lane
+        and other.open_jobs
+        and other.stopped is None
+        and other.spec.batch is None
+        and other.limit.in_flight < top // 8
         for other in lanes
     )
 
