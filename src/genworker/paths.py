@@ -176,6 +176,16 @@ class Paths:
         """One run's journal, a JSON object per line."""
         return self.runs_dir / f"{run_id}.jsonl"
 
+    @property
+    def ledger_path(self) -> Path:
+        """The sums of ended runs, a JSON object per line."""
+        return self.private_dir / "ledger" / "runs.jsonl"
+
+    @property
+    def made_path(self) -> Path:
+        """The names of what ended runs have made, a JSON object per line."""
+        return self.private_dir / "ledger" / "made.jsonl"
+
     def answers_path(self, run_id: str, segment: int) -> Path:
         """Answers of a living run that may not be committed yet; read again when the run died."""
         return self.runs_dir / f"{run_id}.answers-{segment}"

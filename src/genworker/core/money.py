@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from genworker.core.account import Fold, RunAccount
 from genworker.core.budget import ZERO, Charge, Price
-from genworker.core.events import CALL_ENDS, Abandoned, Answered, Calling, Event, RowFailed
+from genworker.core.events import Event
 from genworker.core.facts import Facts
 from genworker.core.stages import Stage
 
@@ -140,92 +141,40 @@ class Account:
     """
 
     def __init__(self, run: str, find_price: FindPrice) -> None:
-        self.run = run
+        self._fold = Fold(run)
         self._find_price = find_price
-        self._parts: dict[tuple[Stage, str], Part] = {}
-        self._out: dict[tuple[Stage, str], Calling] = {}
 
     def hear(self, event: Event) -> None:
         """Count one event; those that cost nothing are passed over."""
-        if isinstance(event, Calling):
-            key = (event.stage, event.gen_id)
-            before = self._out.get(key)
-            if before is not None:  # its end is not on record
-                self._uncertain(before)
-            self._out[key] = event
-            self._part(event).calls += 1
-        elif isinstance(event, CALL_ENDS):
-            call = self._out.pop((event.stage, event.gen_id), None)
-            if call is None:
-                return
-            if isinstance(event, Answered):
-                self._answered(call, event)
-            elif isinstance(event, Abandoned) or (not isinstance(event, RowFailed) and event.may_be_billed):
-                self._uncertain(call)
+        self._fold.add(event)
 
     def close(self) -> None:
         """The run is over, or as far as it is on record: what is out has no known end."""
-        for call in self._out.values():
-            self._uncertain(call)
-        self._out.clear()
+        self._fold.close()
 
     def add_to(self, money: Money) -> None:
         """Count the run's calls so far; those that are out are calls without a cost yet."""
-        for (stage, model), part in self._parts.items():
-            money.add(stage, model, self.run, part)
-
-    def _answered(self, call: Calling, answer: Answered) -> None:
-        part, usage, cost = self._part(call), answer.usage, answer.cost_usd
-        read, written = usage.input_tokens, usage.output_tokens
-        if read is None or written is None:
-            if cost is None:
-                self._uncertain(call)
-                return
-            part.possible_tokens += call.worst_tokens or 0
-        else:
-            part.tokens += read + written
-        if cost is None:
-            price = self._price(call)
-            cost = None if price is None else price.cost(usage)
-        if cost is None:
-            self._unpriced(call)
-        else:
-            part.spent_usd += cost
-
-    def _uncertain(self, call: Calling) -> None:
-        tokens, most = call.worst_tokens or 0, call.worst_usd
-        if most is None:
-            price = self._price(call)
-            if price is not None:
-                most = max(price.at_most(tokens, 0), price.at_most(0, tokens))
-        part = self._part(call)
-        part.uncertain_calls += 1
-        part.possible_tokens += tokens
-        if most is None:
-            self._unpriced(call)
-        else:
-            part.possible_usd += most
-
-    def _unpriced(self, call: Calling) -> None:
-        unpriced, model = self._part(call).unpriced, _model(call)
-        unpriced[model] = unpriced.get(model, 0) + 1
-
-    def _price(self, call: Calling) -> Price | None:
-        """The price today; ``None`` also where the record does not say what was asked."""
-        if call.endpoint is None or call.model is None:
-            return None
-        return self._find_price(call.endpoint, call.model_id or "", call.model)
-
-    def _part(self, call: Calling) -> Part:
-        key = (call.stage, _model(call))
-        part = self._parts.get(key)
-        if part is None:
-            part = self._parts[key] = Part()
-        return part
+        add_run(money, self._fold.account, self._find_price)
 
 
-def _model(call: Calling) -> str:
-    return call.model_id or call.model or ""
+def add_run(money: Money, account: RunAccount, find_price: FindPrice) -> None:
+    """Count what a run has spent, at today's prices where it had none then."""
+    for asked, sums in account.spending.items():
+        model = asked.model_id or asked.model
+        # The price may be asked for only where the record says who was called.
+        price = find_price(asked.endpoint, asked.model_id, asked.model) if asked.is_whole else None
+        spent_usd, possible_usd = sums.spent_at(price), sums.possible_at(price)
+        unpriced = sums.unpriced_calls if price is None else 0
+        part = Part(
+            spent_usd=sums.spent_usd if spent_usd is None else spent_usd,
+            possible_usd=sums.possible_usd if possible_usd is None else possible_usd,
+            uncertain_calls=sums.uncertain_calls,
+            calls=sums.calls,
+            tokens=sums.spent_tokens,
+            possible_tokens=sums.possible_tokens,
+            unpriced={model: unpriced} if unpriced else {},
+        )
+        money.add(asked.stage, model, account.run_id, part)
 
 
 def add_answer(money: Money, stage: Stage, facts: Facts, find_price: FindPrice) -> None:

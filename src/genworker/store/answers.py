@@ -32,7 +32,9 @@ def json_line(record: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # a lone surrogate, an integer past 64 bits
-        return json.dumps(record, default=str, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        # Without spaces, as the other: readers look for marks such as "event":"calling" in a line's bytes.
+        text = json.dumps(record, default=str, ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace") + b"\n"
 
 
 @dataclass(slots=True)

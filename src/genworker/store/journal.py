@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import orjson
-
-from genworker.core.events import Event, OddEventError, event_from_json
+from genworker.core.account import Fold
+from genworker.core.events import Event
 from genworker.errors import StoreError
 from genworker.paths import Paths
 from genworker.store.answers import json_line
 from genworker.store.durable import cannot_write, make_directories
+from genworker.store.ledger import keep_accounts
 
 Listener = Callable[[Event], None]
 
@@ -73,6 +73,8 @@ class RunJournal:
         group_permissions: bool = False,
     ) -> None:
         self.path = paths.journal_path(run_id)
+        self._paths = paths
+        self._fold = Fold(run_id)
         self._listeners = list(listeners)
         try:
             make_directories(self.path.parent, 0o770 if group_permissions else 0o700)
@@ -95,6 +97,7 @@ class RunJournal:
         """Write one line and tell the listeners."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._file.write(json_line({"time": time, **event.to_json(), "event": event.word}))
+        self._fold.add(event)
         for listener in list(self._listeners):
             try:
                 listener(event)
@@ -102,27 +105,6 @@ class RunJournal:
                 self._listeners.remove(listener)
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and keep the run's account for those who come later."""
         self._file.close()
-
-
-def read_events(path: Path, *kinds: type[Event]) -> Iterator[Event]:
-    """The events of a journal, in order; lines that are none, such as a torn last one, are left out.
-
-    Args:
-        kinds: only these. Lines of others are passed over unread, which is many times as fast.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    marks = [f'"event":"{kind.word}"'.encode() for kind in kinds]
-    with path.open("rb") as stream:
-        for line in stream:
-            if marks and not any(mark in line for mark in marks):
-                continue
-            try:
-                event = event_from_json(orjson.loads(line))
-            except (orjson.JSONDecodeError, OddEventError):
-                continue
-            if event is not None and (not kinds or isinstance(event, kinds)):
-                yield event
+        keep_accounts(self._paths, [self._fold.close()])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 
-from genworker.core.events import CallFailed, RowFailed
 from genworker.core.facts import Facts
 from genworker.core.generation import Generation
 from genworker.core.membership import Membership, MembershipRow
@@ -17,7 +15,7 @@ from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import load_membership_as_it_stands, stream_membership
 from genworker.store.concepts import concept_names
 from genworker.store.index import StoreIndex
-from genworker.store.journal import read_events
+from genworker.store.ledger import read_accounts
 from genworker.store.reading import facts_in, generation_directory, is_done_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
@@ -114,15 +112,6 @@ class StoreReader:
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""
         errors: dict[str, str] = {}
-        try:
-            journals = sorted(self.paths.runs_dir.glob("*.jsonl"))
-        except OSError:
-            return errors
-        for journal in journals:
-            with contextlib.suppress(OSError):
-                errors.update(
-                    (event.gen_id, event.error)
-                    for event in read_events(journal, CallFailed, RowFailed)
-                    if isinstance(event, CallFailed | RowFailed)
-                )
+        for account in read_accounts(self.paths, None):
+            errors.update((gen_id, why) for (_, gen_id), why in account.failed.items())
         return errors

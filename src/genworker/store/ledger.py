@@ -1,0 +1,218 @@
+"""The accounts of ended runs, kept beside the journals: so that a start need not read months of journals.
+
+Two files below ``.genworker/ledger`` grow by a line per ended run: ``runs.jsonl`` has the sums, and is read
+at each start; ``made.jsonl`` has the names of the generations that the run has made, and is read only when
+they are asked for. Both can be made anew from the journals as long as these are there, so nothing is synced
+unless a journal is about to go. A run that ends writes its own lines; for one that died the next reader does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import orjson
+
+from genworker.core.account import Fold, RunAccount
+from genworker.core.events import Event, OddEventError, ReparseStarted, RunStarted, event_from_json
+from genworker.core.stages import Stage
+from genworker.paths import Paths
+from genworker.store.answers import json_line
+from genworker.store.durable import make_directories
+
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+_JOURNAL = re.compile(r"(?P<run>[A-Za-z0-9_-]+)\.jsonl(?P<packed>\.gz)?")
+_SUMS = re.compile(rb'\{"run_id":"(?P<run>[A-Za-z0-9_-]+)","cohort":(?P<cohort>"(?:[^"\\\n]|\\.)*"),.*\}')
+"""A whole line of ``runs.jsonl``; one that a kill has torn does not match, and its run is folded again."""
+
+
+# Journals
+
+
+def journals(paths: Paths) -> dict[str, Path]:
+    """The journals that are there, by run in the order of their names, which is that of their starts."""
+    found: dict[str, Path] = {}
+    for name in sorted(_names(paths.runs_dir)):
+        match = _JOURNAL.fullmatch(name)
+        # Should both be there, the packing was cut off before the plain one went: it is the whole one.
+        if match is not None and (match["run"] not in found or not match["packed"]):
+            found[match["run"]] = paths.runs_dir / name
+    return found
+
+
+def open_journal(path: Path) -> IO[bytes]:
+    """A journal's bytes, packed or not.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return cast("IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
+
+
+def journal_events(stream: IO[bytes]) -> Iterator[Event | None]:
+    """The events of a journal from where the stream stands; ``None`` for a line that is none.
+
+    What a kill has torn off the last line is passed over: every run that was killed may have such an end.
+    Words that this version does not know are passed over as well.
+    """
+    for line in stream:
+        try:
+            event = event_from_json(orjson.loads(line))
+        except (orjson.JSONDecodeError, OddEventError):
+            if line.endswith(b"\n"):
+                yield None
+            continue
+        if event is not None:
+            yield event
+
+
+def cohort_of(path: Path) -> str:
+    """The cohort that a journal's first line names; ``""`` when it names none."""
+    try:
+        with open_journal(path) as stream:
+            first = event_from_json(orjson.loads(stream.readline()))
+    except (OSError, EOFError, orjson.JSONDecodeError, OddEventError):
+        return ""
+    return first.cohort if isinstance(first, RunStarted | ReparseStarted) else ""
+
+
+def fold_journal(run_id: str, path: Path) -> RunAccount:
+    """The account of a journal, as far as it can be read."""
+    fold = Fold(run_id)
+    with contextlib.suppress(OSError, EOFError), open_journal(path) as stream:
+        for event in journal_events(stream):
+            if event is None:
+                fold.odd()
+            else:
+                fold.add(event)
+    return fold.close()
+
+
+# Accounts
+
+
+def read_accounts(paths: Paths, cohort_id: str | None, *, but: str = "") -> list[RunAccount]:
+    """The accounts of a cohort's runs, oldest first; of runs that are under way as far as they are.
+
+    Reads the sums that are kept, and those journals that are in none of them. What was read of ended runs is
+    added to the file, where that can be written, so that it is read once.
+
+    Args:
+        cohort_id: ``None`` for the runs of all cohorts.
+        but: a run to leave out: the one that asks.
+    """
+    known, accounts = _kept(paths, cohort_id)
+    living = {name.removesuffix(".lock") for name in _names(paths.runs_dir) if name.endswith(".lock")}
+    fresh: list[RunAccount] = []
+    for run_id, path in journals(paths).items():
+        if run_id in known or run_id == but:
+            continue
+        if cohort_id is not None and cohort_of(path) != cohort_id:
+            continue
+        account = fold_journal(run_id, path)
+        accounts[run_id] = account
+        if run_id not in living:
+            fresh.append(account)
+    keep_accounts(paths, fresh)
+    accounts.pop(but, None)
+    return [accounts[run_id] for run_id in sorted(accounts)]
+
+
+def _kept(paths: Paths, cohort_id: str | None) -> tuple[set[str], dict[str, RunAccount]]:
+    """The runs whose sums are kept, and the accounts of those that are the cohort's."""
+    known: set[str] = set()
+    accounts: dict[str, RunAccount] = {}
+    wanted = None if cohort_id is None else orjson.dumps(cohort_id)
+    for match in _SUMS.finditer(_bytes(paths.ledger_path)):
+        run_id = match["run"].decode()
+        known.add(run_id)
+        if wanted is None or match["cohort"] == wanted:
+            try:
+                record = orjson.loads(match[0])
+                accounts[run_id] = RunAccount.from_json(run_id, record["cohort"], record)
+            except (orjson.JSONDecodeError, ValueError):
+                known.discard(run_id)  # not as this version writes it: from the journal, then
+    return known, accounts
+
+
+def keep_accounts(paths: Paths, accounts: Sequence[RunAccount], *, sync: bool = False) -> bool:
+    """Add the lines of ended runs; ``False`` when the disk refuses.
+
+    Args:
+        sync: wait until they are on the device, since their journals are about to go.
+    """
+    if not accounts:
+        return True
+    try:
+        mode = paths.runs_dir.stat().st_mode  # shared with the group, or not, as the journals are
+        make_directories(paths.ledger_path.parent, mode & 0o770)
+        # The names first: sums without them would say that nothing was made.
+        for path, lines in (
+            (paths.made_path, [_line(account, _made_to_json(account)) for account in accounts]),
+            (paths.ledger_path, [_line(account, account.sums_to_json()) for account in accounts]),
+        ):
+            _append(path, b"".join(lines), mode & 0o660, sync=sync)
+    except OSError:
+        return False
+    return True
+
+
+def _line(account: RunAccount, record: dict[str, Any]) -> bytes:
+    # An empty line before it: where a kill has torn the last one, this one does not become its end.
+    return b"\n" + json_line({"run_id": account.run_id, "cohort": account.cohort_id, **record})
+
+
+def _made_to_json(account: RunAccount) -> dict[str, Any]:
+    return {"made": {stage.value: names for stage, names in account.made.items()}}
+
+
+def _append(path: Path, content: bytes, mode: int, *, sync: bool) -> None:
+    fd = os.open(path, _APPEND, mode)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_made(paths: Paths, accounts: Collection[RunAccount]) -> Iterator[tuple[str, Stage, list[str]]]:
+    """(run, stage, gen_ids) of what runs have made; a gen_id that was answered twice stands twice."""
+    wanted = {account.run_id: account for account in accounts if not account.made}
+    for account in accounts:
+        for stage, names in account.made.items():
+            yield account.run_id, stage, names
+    with contextlib.suppress(OSError), paths.made_path.open("rb") as stream:
+        for line in stream:
+            run_id = line[11 : line.find(b'"', 11)].decode("ascii", "replace")
+            if run_id not in wanted:
+                continue
+            try:
+                made = orjson.loads(line)["made"]
+                found = [(Stage(stage), list(map(str, names))) for stage, names in made.items()]
+            except (orjson.JSONDecodeError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+            del wanted[run_id]  # should a run stand there twice, it is the same
+            for stage, names in found:
+                yield run_id, stage, names
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208
+    except OSError:
+        return []
