@@ -109,13 +109,9 @@ class Catalog:
         )
 
     def draft_concepts(self, combo: Combo) -> list[tuple[str, str]]:
-        """(name, content) of a combo's concepts, in the catalogue's order."""
-        wanted = set(combo.concept_ids)
-        return [
-            (concept.name, concept.content(combo.level))
-            for concept in self.concepts.values()
-            if concept.concept_id in wanted
-        ]
+        """(name, content) of a combo's concepts, in the order of the combo's rows in its register."""
+        found = (self.concepts[name] for name in combo.concept_ids if name in self.concepts)
+        return [(concept.name, concept.content(combo.level)) for concept in found]
 
 
 MAX_GUESSES = 300_000

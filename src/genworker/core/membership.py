@@ -33,6 +33,13 @@ _UNLINKED = -2
 """In the place of a parent's number, until every row has been read."""
 
 
+def is_older_header(names: Sequence[str]) -> bool:
+    """Whether these are the columns of the older layout: stage and gen_id, and none that says more."""
+    return {"stage", "gen_id"} <= set(names) and not (set(REQUIRED_COLUMNS) - {"stage", "gen_id"}) & set(
+        names
+    )
+
+
 class MembershipRow(NamedTuple):
     """One generation of a cohort. A named tuple, since a cohort may have a million.
 
@@ -187,7 +194,15 @@ class _Reader:
     def read(self, records: Iterable[tuple[int, Sequence[str]]]) -> tuple[Membership, list[Fault]]:
         missing = [name for name in REQUIRED_COLUMNS if name not in self.header]
         repeated = sorted({name for name in self.header if name and self.header.count(name) > 1})
-        if missing:
+        if is_older_header(self.header):
+            self.fault(
+                1,
+                None,
+                "this is a membership of an older layout, whose metadata say what its columns do not: "
+                + ", ".join(missing),
+                f"write the full one from the metadata: genworker cohort adopt {self.cohort_id}",
+            )
+        elif missing:
             self.fault(
                 1,
                 None,

@@ -132,7 +132,7 @@ class PromptTemplate:
 
 
 def draft_values(concepts: Sequence[tuple[str, str]]) -> dict[str, object]:
-    """Values of a draft's template: `concepts`, (name, content) pairs in the catalogue's order."""
+    """Values of a draft's template: `concepts`, (name, content) pairs in the combo's order."""
     return {"concepts": [{"name": name, "content": content} for name, content in concepts]}
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import orjson
 
 from genworker.cohorts.freshness import Rendered, StaleReason, rendered, stale_reason
-from genworker.core.facts import Facts
+from genworker.core.facts import MODE_LLM, Facts
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
 from genworker.core.prompts import draft_values
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, TemplateError
-from genworker.paths import METADATA_FILE
+from genworker.paths import METADATA_FILE, PROMPT_FILE
 from genworker.project.open import Project
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_bytes
@@ -116,6 +116,11 @@ class _Look:
         else:
             made = self._parent(row.stage, row.gen_id)
         prompt = None
+        if row.stage.is_root and made.prompt_sha256 is None and made.mode == MODE_LLM:
+            # Another tool names no digest, but keeps the prompt itself.
+            path = f"{self._directories[row.stage]}/{row.gen_id}/{PROMPT_FILE}"
+            content = read_bytes(path)
+            made = made._replace(prompt_sha256=file_digest(content) if content else None)
         if row.stage.is_root and now is not None and made.prompt_sha256 is not None:
             prompt = self._prompt(row.combo_id, row.template_id)
         return stale_reason(

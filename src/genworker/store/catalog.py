@@ -12,7 +12,7 @@ from typing import Literal
 from genworker.core.catalog import LEVELS, Catalog, Combo, Concept, ModelEntry, TemplateEntry
 from genworker.core.generation import file_digest
 from genworker.core.ids import combo_id, id_fault
-from genworker.core.membership import Known, Membership, MembershipRow, read_membership
+from genworker.core.membership import Known, Membership, MembershipRow, is_older_header, read_membership
 from genworker.core.parsers import get_parser
 from genworker.core.prompts import PromptTemplate
 from genworker.core.stages import STAGES, Stage
@@ -384,6 +384,15 @@ def _membership_path(paths: Paths, cohort_id: str) -> Path:
             ]
         )
     return path
+
+
+def is_two_column(paths: Paths, cohort_id: str) -> bool:
+    """Whether a cohort has the membership of an older layout: stage and gen_id, all else in the metadata."""
+    try:
+        with open_csv(paths.cohort_membership_csv(cohort_id)) as (header, _):
+            return is_older_header([name.strip() for name in header])
+    except CsvFault:
+        return False
 
 
 def stream_membership(paths: Paths, cohort_id: str) -> Iterator[MembershipRow]:

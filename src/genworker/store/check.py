@@ -14,20 +14,27 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from genworker.core.generation import Answer, FailureKind, Generation, finish, judged_anew
+from genworker.core.facts import OWN_MARK
+from genworker.core.generation import JUDGED_BY_PARSER, Answer, Generation, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError, StoreError
-from genworker.paths import GENERATION_FILES, METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
+from genworker.paths import (
+    GENERATION_FILES,
+    METADATA_FILE,
+    OLDER_METADATA_FILES,
+    PARSED_FILE,
+    PROMPT_FILE,
+    RAW_FILE,
+    Paths,
+)
 from genworker.store.answers import logged_runs
 from genworker.store.durable import keep_aside
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
-from genworker.store.reading import read_directory
+from genworker.store.reading import is_done_directory, read_directory
 from genworker.store.sweep import damaged_files, staging_run_id, sweep_staging
-
-MAX_PROMPT_CHECKS = 2_000_000
 
 
 class Kind(StrEnum):
@@ -74,7 +81,6 @@ class Kind(StrEnum):
     """A membership that cannot be read."""
 
 
-MENDABLE = frozenset({Kind.STAGING, Kind.ANSWERS, Kind.UNPARSED, Kind.EMPTY})
 BROKEN = frozenset(
     {
         Kind.NO_ANSWER,
@@ -86,12 +92,29 @@ BROKEN = frozenset(
         Kind.MISPLACED,
     }
 )
-"""Findings for which a repair moves the directory aside, so that the next run makes the generation again."""
+"""Findings for which a repair moves the directory aside, unless the generation is done all the same."""
+
+
+class Severity(StrEnum):
+    """How bad a finding is. The words stand in the JSON output."""
+
+    DAMAGE = "damage"
+    """Something is lost, torn or in the wrong place."""
+    NOTE = "note"
+    """Worth knowing, and nothing is wrong: foreign, unlisted, stale, or left out by another tool."""
+
+
+NOTES = frozenset({Kind.FOREIGN, Kind.UNLISTED, Kind.STALE, Kind.UNPARSED})
+"""Kinds that are notes wherever they are found."""
+NOTES_IF_UNLISTED = frozenset(
+    {Kind.EMPTY, Kind.NO_ANSWER, Kind.NO_METADATA, Kind.PARENT_MISSING, Kind.PARENT_STAGE}
+)
+"""Kinds that are notes about a generation that no cohort names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that was found.
 
     Attributes:
         place: path from the data root.
@@ -103,12 +126,13 @@ class Finding:
     what: str
     stage: Stage | None = None
     gen_id: str | None = None
+    severity: Severity = Severity.DAMAGE
 
 
 Render = Callable[[Membership, int, str | None], str | None]
 """(membership, row, the parent's text) -> the prompt as it would be sent now; ``None``: it cannot be made."""
-ParserOf = Callable[[MembershipRow], str | None]
-"""The parser that the catalogue names for a row; ``None`` when its template is not registered."""
+Again = Callable[[MembershipRow, Generation], Answer | None]
+"""An answer that the store holds, to be judged by the parser of today; ``None``: no template says which."""
 
 
 @dataclass(slots=True)
@@ -124,7 +148,7 @@ class Check:
     paths: Paths
     memberships: Sequence[Membership]
     render: Render
-    parser_of: ParserOf
+    again: Again
     whole: bool = True
     group_permissions: bool = False
     findings: list[Finding] = field(default_factory=list)
@@ -148,10 +172,26 @@ class Check:
         self._runs()
         return self.findings
 
+    @property
+    def damage(self) -> list[Finding]:
+        """The findings that are no mere notes."""
+        return [finding for finding in self.findings if finding.severity is Severity.DAMAGE]
+
     def _find(
-        self, kind: Kind, path: Path, what: str, stage: Stage | None = None, gen_id: str | None = None
+        self,
+        kind: Kind,
+        path: Path,
+        what: str,
+        stage: Stage | None = None,
+        gen_id: str | None = None,
+        severity: Severity | None = None,
     ) -> None:
-        self.findings.append(Finding(kind, os.path.relpath(path, self.paths.data_root), what, stage, gen_id))
+        if severity is None:
+            unlisted = stage is not None and gen_id is not None and (stage, gen_id) not in self._rows
+            is_note = kind in NOTES or (unlisted and kind in NOTES_IF_UNLISTED)
+            severity = Severity.NOTE if is_note else Severity.DAMAGE
+        place = os.path.relpath(path, self.paths.data_root)
+        self.findings.append(Finding(kind, place, what, stage, gen_id, severity))
 
     # Directories
 
@@ -163,7 +203,7 @@ class Check:
             elif path.name not in {stage.value for stage in STAGES}:
                 self._find(Kind.FOREIGN, path, "is no stage")
             elif not what.is_dir():
-                self._find(Kind.FOREIGN, path, "is not a directory")
+                self._find(Kind.FOREIGN, path, "is not a directory", severity=Severity.DAMAGE)
             else:
                 self._modes(path)
 
@@ -236,8 +276,8 @@ class Check:
     def _generation(self, stage: Stage, gen_id: str) -> None:
         directory = self.paths.generation_dir(stage, gen_id)
 
-        def find(kind: Kind, what: str, name: str = "") -> None:
-            self._find(kind, directory / name if name else directory, what, stage, gen_id)
+        def find(kind: Kind, what: str, name: str = "", severity: Severity | None = None) -> None:
+            self._find(kind, directory / name if name else directory, what, stage, gen_id, severity)
 
         self._modes(directory)
         entries = self._entries(directory)
@@ -247,10 +287,10 @@ class Check:
         for path, entry in entries:
             if entry.is_symlink():
                 find(Kind.LINK, "is a symbolic link, which is not followed", path.name)
-            elif path.name not in GENERATION_FILES:
+            elif path.name not in (*GENERATION_FILES, *OLDER_METADATA_FILES):
                 find(Kind.FOREIGN, "is no file of a generation", path.name)
             elif not entry.is_file():
-                find(Kind.FOREIGN, "is not a file", path.name)
+                find(Kind.FOREIGN, "is not a file", path.name, Severity.DAMAGE)
             else:
                 self._modes(path)
         if (stage, gen_id) not in self._rows and self.whole:
@@ -282,7 +322,11 @@ class Check:
             else:
                 find(Kind.FILE_MISSING, "is named in metadata.json and missing", name)
         if not generation.raw_text and not generation.parsed_text and generation.failure is None:
-            find(Kind.NO_ANSWER, "holds neither an answer nor the reason why there is none")
+            if OWN_MARK in generation.metadata:
+                find(Kind.NO_ANSWER, "holds neither an answer nor the reason why there is none")
+            else:
+                # Other tools write down what they plan, before there is an answer.
+                find(Kind.NO_ANSWER, "is planned, and has no answer yet", severity=Severity.NOTE)
             return
         self._metadata(generation, find)
         if damaged:
@@ -290,18 +334,22 @@ class Check:
         if generation.parsed_text is None and generation.failure is None and generation.raw_text:
             pass  # another tool's, not parsed yet: `UNPARSED` below when it can be
         elif not generation.parsed_text and generation.failure is None:
-            find(Kind.CONTRADICTION, "is empty, and metadata.json names no failure", PARSED_FILE)
+            severity = None if OWN_MARK in generation.metadata else Severity.NOTE
+            find(Kind.CONTRADICTION, "is empty, and metadata.json names no failure", PARSED_FILE, severity)
         elif generation.parsed_text and generation.failure is not None:
             find(Kind.CONTRADICTION, "has a parsed text, and metadata.json names a failure")
         self._lineage(generation, find)
 
     def _metadata(self, generation: Generation, find: Callable[..., None]) -> None:
-        metadata = generation.metadata
-        missing = [name for name in ("task_id", "template_id", "parent_gen_id") if name not in metadata]
-        if generation.model_id is None and not generation.facts.is_copy:
+        metadata, facts = generation.metadata, generation.facts
+        missing = [name for name in ("task_id", "template_id") if not facts.record.get(name)]
+        if facts.parent_gen_id is None and not generation.stage.is_root:
+            missing.append("parent_gen_id")
+        if facts.model_id is None and not facts.is_copy:
             missing.append("model_id")
         if missing:
-            find(Kind.BAD_METADATA, f"lacks {', '.join(missing)}", METADATA_FILE)
+            # The membership says it as well; a reader does not need it.
+            find(Kind.BAD_METADATA, f"lacks {', '.join(missing)}", METADATA_FILE, Severity.NOTE)
         for key, place in (("stage", generation.stage.value), ("gen_id", generation.gen_id)):
             if metadata.get(key, place) != place:
                 find(Kind.MISPLACED, f"says {key} {str(metadata[key])[:60]!r}", METADATA_FILE)
@@ -310,15 +358,19 @@ class Check:
             return
         row = held[0].rows[held[1]]
         for key, listed in (("template_id", row.template_id), ("parent_gen_id", row.parent_gen_id or "")):
-            if key in metadata and (metadata[key] or "") != listed:
+            said = facts.record.get(key)
+            if said is not None and said != listed:
                 find(
                     Kind.CONTRADICTION,
-                    f"says {key} {str(metadata[key])[:60]!r}, the membership {listed!r}",
+                    f"says {key} {str(said)[:60]!r}, the membership {listed!r}",
                     METADATA_FILE,
                 )
 
     def _lineage(self, generation: Generation, find: Callable[..., None]) -> None:
         stage, parent_id = generation.stage, generation.parent_gen_id
+        held = self._rows.get((stage, generation.gen_id))
+        if parent_id is None and held is not None:
+            parent_id = held[0].rows[held[1]].parent_gen_id  # other tools may leave it to the membership
         text: str | None = None
         if stage.parent is None:
             if parent_id:
@@ -349,7 +401,7 @@ class Check:
         if held is None or generation.prompt_text is None:
             return
         if generation.facts.is_copy:
-            if generation.raw_text != parent_text:
+            if (generation.raw_text or generation.parsed_text) != parent_text:
                 find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
             return
         prompt = self.render(held[0], held[1], parent_text)
@@ -360,7 +412,7 @@ class Check:
 
     def _parse(self, generation: Generation, find: Callable[..., None]) -> None:
         failure = generation.failure
-        if generation.parsed_text or (failure is not None and failure.kind is not FailureKind.UNPARSEABLE):
+        if generation.is_done or (failure is not None and failure.kind not in JUDGED_BY_PARSER):
             return
         answer = self.reparsed(generation)
         if answer is not None and finish(answer).parsed_text is not None:
@@ -369,16 +421,7 @@ class Check:
     def reparsed(self, generation: Generation) -> Answer | None:
         """The answer again, for the present parser; ``None`` when no cohort names it."""
         held = self._rows.get((generation.stage, generation.gen_id))
-        parser = self.parser_of(held[0].rows[held[1]]) if held is not None else None
-        if parser is None:
-            return None
-        return Answer(
-            generation.stage,
-            generation.gen_id,
-            generation.prompt_text or "",
-            generation.raw_text,
-            judged_anew(generation.facts).changed(parser=parser),
-        )
+        return None if held is None else self.again(held[0].rows[held[1]], generation)
 
 
 # Mending
@@ -393,12 +436,45 @@ class Step:
     done: bool = True
 
 
+class Mend(StrEnum):
+    """What a repair does with one generation; the words are for people."""
+
+    REMOVE = "remove the directory: it is empty"
+    PARSE = "parse the answer again; the old version is kept aside"
+    ASIDE = "move it aside: it is broken and not done; the next run makes it again"
+
+
+def intended(check: Check) -> list[tuple[Stage, str, Mend]]:
+    """What a repair of a check's findings would do with generations; nothing is touched."""
+    found = []
+    for (stage, gen_id), kinds in _by_generation(check.findings).items():
+        mend = _intention(check, stage, gen_id, kinds)
+        if mend is not None:
+            found.append((stage, gen_id, mend))
+    return found
+
+
+def _intention(check: Check, stage: Stage, gen_id: str, kinds: set[Kind]) -> Mend | None:
+    """The one decision of a repair. What is done is never moved aside, whatever else is said of it."""
+    directory = check.paths.generation_dir(stage, gen_id)
+    if directory.is_symlink():
+        return None
+    if Kind.EMPTY in kinds:
+        return Mend.REMOVE
+    readable = kinds & {Kind.UNPARSED, Kind.DIGEST, Kind.FILE_MISSING, Kind.NO_METADATA}
+    if readable and _answer_again(check, stage, gen_id) is not None:
+        return Mend.PARSE
+    if kinds & BROKEN and not is_done_directory(str(directory)):
+        return Mend.ASIDE
+    return None
+
+
 async def repair(check: Check, run_id: str, tell: Callable[[Step], None]) -> None:
     """Do what is safe about a check's findings.
 
     Staging of dead runs is swept and their answers are put in place; answers that can be parsed now are;
-    broken directories move aside, so that the next run makes them again; empty ones go. A generation that
-    a worker has in hand is left alone, and so is everything else.
+    broken directories move aside, so that the next run makes them again; empty ones go. What is done stays
+    where it is, whatever is wrong with it, and so does a generation that a worker has in hand.
 
     Raises:
         StoreError: the store cannot be written.
@@ -424,7 +500,9 @@ async def repair(check: Check, run_id: str, tell: Callable[[Step], None]) -> Non
 def _by_generation(findings: Iterable[Finding]) -> Mapping[tuple[Stage, str], set[Kind]]:
     found: dict[tuple[Stage, str], set[Kind]] = {}
     for finding in findings:
-        if finding.stage is not None and finding.gen_id is not None:
+        # A mere note is no reason to move anything; that a text can be parsed now is one to parse it.
+        counts = finding.severity is Severity.DAMAGE or finding.kind in (Kind.UNPARSED, Kind.EMPTY)
+        if counts and finding.stage is not None and finding.gen_id is not None:
             found.setdefault((finding.stage, finding.gen_id), set()).add(finding.kind)
     return found
 
@@ -463,21 +541,20 @@ async def _mend(
     kinds: set[Kind],
     tell: Callable[[Step], None],
 ) -> None:
+    """Decide anew, since a worker may have been there meanwhile, and do it."""
     directory = check.paths.generation_dir(stage, gen_id)
     place = f"{stage.value}/{gen_id}"
-    if directory.is_symlink():
-        return
-    if Kind.EMPTY in kinds:
+    mend = await asyncio.to_thread(_intention, check, stage, gen_id, kinds)
+    if mend is Mend.REMOVE:
         with contextlib.suppress(OSError):  # filled meanwhile
             directory.rmdir()
             tell(Step("removed: the directory was empty", place))
-        return
-    if kinds & {Kind.UNPARSED, Kind.DIGEST, Kind.FILE_MISSING} and await _parse_again(
-        check, store, stage, gen_id
-    ):
-        tell(Step("parsed again, the old version is kept aside", place))
-        return
-    if kinds & BROKEN:
+    elif mend is Mend.PARSE:
+        answer = await asyncio.to_thread(_answer_again, check, stage, gen_id)
+        if answer is not None:
+            await store.commit(answer, replace=True)
+            tell(Step("parsed again, the old version is kept aside", place))
+    elif mend is Mend.ASIDE:
         mode = 0o770 if check.group_permissions else 0o700
         target = await asyncio.to_thread(
             keep_aside, check.paths, stage, gen_id, directory, store.run_id, mode
@@ -485,15 +562,13 @@ async def _mend(
         tell(Step(f"moved aside to {target}; the next run makes it again", place))
 
 
-async def _parse_again(check: Check, store: FilesystemStore, stage: Stage, gen_id: str) -> bool:
-    """Make the parsed text anew from an answer whose raw text and prompt are intact."""
-    generation = await asyncio.to_thread(
-        read_directory, check.paths.generation_dir(stage, gen_id), stage, gen_id
-    )
+def _answer_again(check: Check, stage: Stage, gen_id: str) -> Answer | None:
+    """An answer whose raw text and prompt are intact, and which the present parser reads."""
+    try:
+        generation = read_directory(check.paths.generation_dir(stage, gen_id), stage, gen_id)
+    except StoreError:
+        return None
     if set(damaged_files(generation)) - {PARSED_FILE} or not generation.raw_text:
-        return False
+        return None
     answer = check.reparsed(generation)
-    if answer is None or finish(answer).parsed_text is None:
-        return False
-    await store.commit(answer, replace=True)
-    return True
+    return answer if answer is not None and finish(answer).parsed_text is not None else None

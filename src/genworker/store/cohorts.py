@@ -381,7 +381,7 @@ def append_combos(paths: Paths, combos: Iterable[Combo], modes: Modes) -> int:
         if not before.strip():
             writer.writerow(columns)
         for combo in new:
-            for concept in combo.concept_ids:
+            for concept in sorted(combo.concept_ids):  # the order in which drafts get them
                 values = (combo.combo_id, COMBO_VERSION, concept, combo.level, combo.k_max, now)
                 record = dict(zip(COMBO_COLUMNS, values, strict=True))
                 writer.writerow([record.get(name, "") for name in columns])

@@ -223,7 +223,8 @@ def _has_content(directory: Path) -> bool:
 
 def is_whole(generation: Generation) -> bool:
     """Whether the metadata name digests, and each file that they name is there and has its own."""
-    return not damaged_files(generation) and RAW_FILE in (generation.facts.files or {})
+    raw = (generation.facts.files or {}).get(RAW_FILE)
+    return raw is not None and raw.sha256 is not None and not damaged_files(generation)
 
 
 def damaged_files(generation: Generation) -> list[str]:
@@ -236,6 +237,8 @@ def damaged_files(generation: Generation) -> list[str]:
     }
     damaged = []
     for name, facts in (files or {}).items():
+        if facts.sha256 is None:
+            continue  # another tool's record, which names a path
         text = texts.get(name)
         if text is None or facts.sha256 != file_digest(text.encode()):
             damaged.append(name)
