@@ -135,6 +135,8 @@ class ProviderError(GenworkerError):
         request_id: the endpoint's name for the call, when it gave one.
         may_be_billed: whether the endpoint may charge for the call all the same.
         quotas: limits that the endpoint announced along with it (`genworker.core.hints.Quota`).
+        partial: the beginning of an answer that came all the same (`genworker.core.completion.Completion`):
+            it is kept when no better one comes. ``None`` when nothing came.
     """
 
     exit_code = ExitCode.FAILURES
@@ -147,8 +149,10 @@ class ProviderError(GenworkerError):
         request_id: str | None = None,
         may_be_billed: bool = False,
         quotas: tuple[Any, ...] = (),
+        partial: Any = None,
     ) -> None:
         self.message = message
+        self.partial = partial
         self.quotas = quotas
         self.status = status
         self.request_id = request_id
@@ -195,10 +199,28 @@ class MalformedAnswerError(ProviderError):
 
 
 class RequestRejectedError(ProviderError):
-    """The endpoint will not answer this call however often it is asked."""
+    """The endpoint will not answer this call however often it is asked.
 
-    def __init__(self, message: str, *, scope: Scope = Scope.ROW, **details: Any) -> None:
+    Attributes:
+        scope: whom it concerns.
+        is_sure: whether its words say so (an empty purse, an unknown model). A bare status may also be
+            about one input, so it stops a lane or an endpoint only when nothing has been answered lately.
+        about_input: whether it speaks of this very prompt (moderated, too long): its neighbours learn
+            nothing from it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        scope: Scope = Scope.ROW,
+        is_sure: bool = False,
+        about_input: bool = False,
+        **details: Any,
+    ) -> None:
         self.scope = scope
+        self.is_sure = is_sure
+        self.about_input = about_input
         super().__init__(message, **details)
 
 

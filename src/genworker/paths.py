@@ -12,7 +12,9 @@ PROMPT_FILE = "prompt.txt"
 RAW_FILE = "raw.txt"
 PARSED_FILE = "parsed.txt"
 METADATA_FILE = "metadata.json"
-GENERATION_FILES = (PROMPT_FILE, RAW_FILE, PARSED_FILE, METADATA_FILE)
+REASONING_FILE = "reasoning.txt"
+"""What the model thought, where that came apart from its answer; most generations have none."""
+GENERATION_FILES = (PROMPT_FILE, RAW_FILE, PARSED_FILE, METADATA_FILE, REASONING_FILE)
 OLDER_METADATA_FILES = ("raw_metadata.json", "parsed_metadata.json")
 """What other tools keep beside ``metadata.json``; read, never written."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
 from genworker.core.batches import BatchResult, Listed, Look
 from genworker.core.budget import Charge
-from genworker.core.completion import Completion, CompletionRequest, Usage
+from genworker.core.completion import Completion, CompletionRequest
 from genworker.core.events import Event
 from genworker.core.facts import CallFacts, RowFacts
 from genworker.core.generation import Answer, Generation
@@ -178,8 +179,22 @@ class Work(Protocol):
         """What the call may cost at most."""
         ...
 
-    def cost(self, job: int, usage: Usage) -> Charge | None:
-        """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
+    def unproven_case(self, job: int, request: CompletionRequest) -> Charge | None:
+        """What the call may cost where ``max_tokens`` does not bound what is billed.
+
+        ``None`` when the endpoint has shown by an answer what it bills, or when no cap asks.
+        """
+        ...
+
+    def cost(self, job: int, request: CompletionRequest, completion: Completion) -> Charge | None:
+        """What an answer has cost: by list price, or as the endpoint tells, whichever is more.
+
+        ``None`` when neither is known. Learns where an endpoint bills more than was reserved.
+        """
+        ...
+
+    def take_warnings(self) -> Sequence[str]:
+        """What `cost` has learned since the last call that a person should know, in words."""
         ...
 
     def facts(self, job: int) -> RowFacts:

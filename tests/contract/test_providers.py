@@ -185,7 +185,6 @@ def test_too_many_requests_come_with_the_endpoints_hint(kind: str, fault: str, h
         ("422", Scope.ROW),
         ("401", Scope.ENDPOINT),
         ("403", Scope.ENDPOINT),
-        ("404", Scope.LANE),
         ("redirect=9", Scope.ENDPOINT),
     ],
 )
@@ -193,6 +192,14 @@ def test_what_is_refused_for_good_says_whom_it_concerns(kind: str, fault: str, s
     error = ask_badly(kind, fault)
     assert isinstance(error, RequestRejectedError)
     assert error.scope is scope
+
+
+def test_a_404_about_a_model_stops_its_lane_and_any_other_the_endpoint() -> None:
+    about_model, other = ask_badly("openai", "404"), ask_badly("anthropic", "404")
+    assert isinstance(about_model, RequestRejectedError)
+    assert isinstance(other, RequestRejectedError)
+    assert (about_model.scope, other.scope) == (Scope.LANE, Scope.ENDPOINT)
+    assert "/v1/messages" in str(other)
 
 
 def test_an_empty_quota_stops_the_endpoint() -> None:

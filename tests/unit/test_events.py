@@ -175,7 +175,19 @@ def test_facts_stand_in_the_order_of_their_parts() -> None:
         "t", "x", "m", "", D, G, "c", "k", 1, "draft_response", "llm", "r1", "1.0", "identity", "ab", None
     )
     call = CallFacts("e", "openai", "vendor/m", False, Sampling(temperature=0.5, max_tokens=10))
-    came = AnswerFacts("vendor/m-1", "q", FinishReason.LENGTH, USAGE, Decimal("0.10"), 2, "a", "b", 1.5)
+    came = AnswerFacts(
+        "vendor/m-1",
+        "q",
+        FinishReason.LENGTH,
+        "max_tokens",
+        USAGE,
+        Decimal("0.10"),
+        Decimal("0.1"),
+        2,
+        "a",
+        "b",
+        1.5,
+    )
     facts = Facts.of(row, call, came)
     assert json.dumps(facts.record) == (
         '{"task_id": "t", "template_id": "x", "model_id": "m", "parent_gen_id": "", "stage": "draft", '
@@ -184,8 +196,8 @@ def test_facts_stand_in_the_order_of_their_parts() -> None:
         '"template_sha256": "ab", "parent_sha256": null, "endpoint": "e", "provider": "openai", '
         '"model": "vendor/m", "fallback": false, "sampling": {"temperature": 0.5, "max_tokens": 10}, '
         '"response_model": "vendor/m-1", "request_id": "q", "finish_reason": "length", '
-        '"usage": {"input_tokens": 7, "output_tokens": 9, "cached_input_tokens": 3}, "cost_usd": "0.10", '
-        '"attempts": 2, "started_at": "a", "finished_at": "b", "latency_s": 1.5}'
+        '"finish_word": "max_tokens", "usage": {"input_tokens": 7, "output_tokens": 9, "cached_input_tokens": 3}, "cost_usd": "0.10", '
+        '"told_cost_usd": "0.1", "attempts": 2, "started_at": "a", "finished_at": "b", "latency_s": 1.5}'
     )
     assert (facts.usage, facts.cost_usd, facts.max_tokens) == (USAGE, Decimal("0.10"), 10)
 

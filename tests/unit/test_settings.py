@@ -207,6 +207,14 @@ def test_all_faults_come_at_once() -> None:
     assert "max_tokens" in message
 
 
+def test_another_kind_from_the_environment_leaves_the_keys_of_the_former_kind_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GENWORKER_ENDPOINTS__ROUTER__KIND", "scripted")
+    section = load().settings.endpoints["router"]
+    assert (section.kind, section.max_concurrency, section.temperature) == ("scripted", 7, 0.9)
+
+
 def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENWORKER_MAX_CONCURENCY", "3")
     with pytest.raises(ConfigError, match="unknown setting GENWORKER_MAX_CONCURENCY"):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 
 from genworker.core.hints import Quota
 
 
 class FinishReason(StrEnum):
-    """Why the model stopped."""
+    """Why the model stopped, in one word for all endpoints; see `genworker.core.finish_words`."""
 
     STOP = "stop"
+    """Whole: the model ended it."""
     LENGTH = "length"
+    """Cut at a limit of tokens or time."""
     CONTENT_FILTER = "content_filter"
+    """Filtered, refused, or replaced by a guardrail's sentence."""
+    BROKEN_OFF = "broken_off"
+    """The endpoint broke down in the middle of it. Never an answer."""
+    NO_ANSWER = "no_answer"
+    """The model does not answer but paused, or asked for a tool. Never an answer."""
+    TOOLS = "tools"
+    """The model asked for a tool, and wrote a text beside it."""
     OTHER = "other"
+    """The endpoint did not say, or in a word that nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +133,9 @@ class Completion:
 
     Attributes:
         text: the output, its lines ended by LF, and without lone surrogates (see `clean_text`).
+        reasoning: what the model thought, where that came apart from its answer; cleaned as `text` is.
+        finish_word: the endpoint's own word for why it ended; ``None`` where it gives none.
+        told_cost_usd: what the endpoint says that the call has cost; ``None`` where it does not say.
         model: the model that the endpoint says answered; ``None`` where it does not say.
         latency_s: seconds from sending to the last byte.
         quotas: limits that the endpoint announced along with it.
@@ -134,6 +148,14 @@ class Completion:
     model: str | None = None
     request_id: str | None = None
     quotas: tuple[Quota, ...] = ()
+    reasoning: str = ""
+    finish_word: str | None = None
+    told_cost_usd: Decimal | None = None
+
+    @property
+    def is_odd_word(self) -> bool:
+        """Whether the endpoint gave a finish word that says nothing to us: such answers are counted."""
+        return self.finish_word is not None and self.finish_reason in (FinishReason.OTHER, FinishReason.TOOLS)
 
 
 def clean_text(text: str) -> str:

@@ -15,6 +15,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from genworker.core.completion import FinishReason, Sampling, Usage
+from genworker.core.finish_words import finish_of
 from genworker.core.stages import Stage
 
 MODE_LLM = "llm"
@@ -104,7 +105,10 @@ class AnswerFacts(Written):
 
     Attributes:
         response_model: the model that the endpoint says answered.
-        cost_usd: US dollars; ``None`` where no price or no count of tokens is known.
+        finish_word: the endpoint's own word for why it ended; ``None`` where it gave none.
+        cost_usd: US dollars that count, the larger of list price and `told_cost_usd`; ``None`` where no price
+            or no count of tokens is known.
+        told_cost_usd: what the endpoint says that the call has cost; ``None`` where it does not say.
         attempts: calls that it took, this one included.
         started_at, finished_at: times in UTC, ISO 8601 with milliseconds.
         latency_s: seconds from sending to the last byte.
@@ -113,8 +117,10 @@ class AnswerFacts(Written):
     response_model: str | None
     request_id: str | None
     finish_reason: FinishReason
+    finish_word: str | None
     usage: Usage
     cost_usd: Decimal | None
+    told_cost_usd: Decimal | None
     attempts: int
     started_at: str
     finished_at: str
@@ -132,10 +138,18 @@ class CopyFacts(Written):
 
 @dataclass(frozen=True, slots=True)
 class MalformedFacts(Written):
-    """How something came that is no answer; `finish_reason` is `MALFORMED_REASON`."""
+    """How something came that is no answer.
+
+    Attributes:
+        finish_reason: `MALFORMED_REASON`, or `FinishReason.BROKEN_OFF` for the beginning of an answer.
+        finish_word: as of `AnswerFacts`.
+        error: what was wrong with it, in words.
+    """
 
     request_id: str | None
     finish_reason: str
+    finish_word: str | None
+    error: str
     attempts: int
     started_at: str
     finished_at: str
@@ -325,6 +339,21 @@ class Facts:
         return self._whole("min_chars")
 
     @property
+    def finish_word(self) -> str | None:
+        """The endpoint's own word for why the answer ended."""
+        return self._text("finish_word")
+
+    @property
+    def error(self) -> str | None:
+        """What was wrong with something that is no answer."""
+        return self._text("error")
+
+    @property
+    def told_cost_usd(self) -> Decimal | None:
+        """US dollars that the endpoint says that the call has cost."""
+        return money(self.record.get("told_cost_usd"))
+
+    @property
     def usage(self) -> Usage:
         """The tokens, each ``None`` where the file does not say."""
         return Usage.from_json(self.record.get("usage"))
@@ -374,24 +403,10 @@ NO_FACTS = Facts({})
 OWN_MARK = "genworker_version"
 """The key by which genworker's own records are known: they need no translation."""
 
-_LENGTH_WORDS = frozenset(
-    {
-        "length",
-        "max_tokens",
-        "max_output_tokens",
-        "max_completion_tokens",
-        "max_length",
-        "model_length",
-        "token_limit",
-        "model_context_window_exceeded",
-        "truncated",
-    }
-)
-
 
 def means_length(reason: object) -> bool:
     """Whether a finish reason, as any endpoint or tool spells it, says that the answer was cut off."""
-    return isinstance(reason, str) and reason.strip().lower().replace("-", "_") in _LENGTH_WORDS
+    return isinstance(reason, str) and finish_of(reason) is FinishReason.LENGTH
 
 
 _BESIDE = ("finish_reason", "usage", "duration_s", "duration_ms", "llm_model_id", "mode", "parser_name")

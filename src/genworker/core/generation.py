@@ -51,7 +51,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The four files of one generation.
+    """The files of one generation.
 
     Attributes:
         prompt_text: the prompt that was sent; ``None`` when the file is absent.
@@ -60,6 +60,8 @@ class Generation:
         metadata: lineage and provenance, as the file has them; empty when it is absent. See `facts`.
         beside: the further metadata files that another tool has put there.
         has_metadata: whether there is a metadata file at all.
+        reasoning_text: what the model thought, where that came apart from its answer; ``None`` when the file
+            is absent.
     """
 
     stage: Stage
@@ -70,6 +72,7 @@ class Generation:
     metadata: Mapping[str, Any]
     beside: tuple[Mapping[str, Any], ...] = ()
     has_metadata: bool = True
+    reasoning_text: str | None = None
 
     @property
     def facts(self) -> Facts:
@@ -121,6 +124,7 @@ class Answer:
 
     Attributes:
         facts: the metadata as far as they are known before parsing (see `finish`).
+        reasoning_text: what the model thought, where that came apart from its answer; else ``""``.
     """
 
     stage: Stage
@@ -128,6 +132,7 @@ class Answer:
     prompt_text: str
     raw_text: str
     facts: Facts
+    reasoning_text: str = ""
 
 
 def finish(answer: Answer) -> Generation:
@@ -140,6 +145,8 @@ def finish(answer: Answer) -> Generation:
     contents = {"prompt.txt": answer.prompt_text, "raw.txt": answer.raw_text}
     if parsed is not None:
         contents["parsed.txt"] = parsed
+    if answer.reasoning_text:
+        contents["reasoning.txt"] = answer.reasoning_text
     metadata = {
         **answer.facts.record,
         "truncated": failure is not None and failure.kind is FailureKind.TRUNCATED,
@@ -149,7 +156,15 @@ def finish(answer: Answer) -> Generation:
             for name, content in ((name, text.encode("utf-8", "replace")) for name, text in contents.items())
         },
     }
-    return Generation(answer.stage, answer.gen_id, answer.prompt_text, answer.raw_text, parsed, metadata)
+    return Generation(
+        answer.stage,
+        answer.gen_id,
+        answer.prompt_text,
+        answer.raw_text,
+        parsed,
+        metadata,
+        reasoning_text=answer.reasoning_text or None,
+    )
 
 
 def judged_anew(facts: Facts) -> Facts:
@@ -184,22 +199,38 @@ def answer_again(held: Generation, row: MembershipRow, demands: Mapping[str, Any
         if record.get(name) is None:
             record[name] = value
     return Answer(
-        held.stage, held.gen_id, held.prompt_text or "", held.raw_text, Facts({**record, **demands})
+        held.stage,
+        held.gen_id,
+        held.prompt_text or "",
+        held.raw_text,
+        Facts({**record, **demands}),
+        held.reasoning_text or "",
     )
 
 
 def _parse(answer: Answer) -> tuple[str | None, Failure | None]:
-    reason = answer.facts.finish_reason
+    facts = answer.facts
+    reason, word = facts.finish_reason, facts.finish_word
     if means_length(reason):
-        limit = answer.facts.max_tokens
-        at = f" at max_tokens = {limit}" if limit else ""
-        return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}")
+        at = f" at max_tokens = {facts.max_tokens}" if facts.max_tokens else ""
+        return None, Failure(FailureKind.TRUNCATED, f"the answer was cut off{at}{_thought(answer)}")
     if reason == FinishReason.CONTENT_FILTER:
-        return None, Failure(FailureKind.CONTENT_FILTERED, "the endpoint's content filter stopped the answer")
+        said = "" if word in (None, reason) else f" ({word})"
+        return None, Failure(
+            FailureKind.CONTENT_FILTERED, f"the endpoint's content filter stopped the answer{said}"
+        )
+    if reason == FinishReason.NO_ANSWER:
+        said = "it asked for a tool" if word is None else f"it ended with {word!r}"
+        return None, Failure(FailureKind.MALFORMED, f"the model did not answer: {said}{_thought(answer)}")
+    if reason == FinishReason.BROKEN_OFF:
+        return None, Failure(FailureKind.MALFORMED, facts.error or "the answer broke off")
     if reason == MALFORMED_REASON:
-        return None, Failure(FailureKind.MALFORMED, "the endpoint sent something that is not an answer")
+        said = f": {facts.error}" if facts.error else ""
+        return None, Failure(
+            FailureKind.MALFORMED, f"the endpoint sent something that is not an answer{said}"
+        )
     if not answer.raw_text.strip():
-        return None, Failure(FailureKind.EMPTY, "the answer is empty")
+        return None, Failure(FailureKind.EMPTY, f"the answer is empty{_thought(answer)}")
     if answer.facts.is_copy:
         return answer.raw_text, None
     output = split_thinking(answer.raw_text)
@@ -237,6 +268,13 @@ def _too_short(text: str, facts: Facts) -> str | None:
     if facts.min_chars is not None and chars < facts.min_chars:
         return f"the answer is too short: {chars} characters, min_chars = {facts.min_chars}"
     return None
+
+
+def _thought(answer: Answer) -> str:
+    """How much reasoning came in place of an answer, for a message."""
+    if not answer.reasoning_text:
+        return ""
+    return f"; {len(answer.reasoning_text):,} characters of reasoning came before it, kept in reasoning.txt"
 
 
 def file_digest(content: bytes) -> str:

@@ -575,12 +575,21 @@ class Scheduler:
         self._move(job, JobEvent.STARTED)
         return Start(job, attempt)
 
-    def clear(self, job: int, worst: Charge, now_s: float, prefix: str | None = None) -> bool:
+    def clear(
+        self,
+        job: int,
+        worst: Charge,
+        now_s: float,
+        prefix: str | None = None,
+        unproven: Charge | None = None,
+    ) -> bool:
         """The last question before a call: whether it may be sent now. Its worst case is reserved then.
 
         Args:
             worst: what the call may cost at most.
             prefix: names the beginning of the prompt that other calls share, where a cache is to keep it.
+            unproven: what it may cost where the endpoint has not shown yet what it bills: so much is
+                reserved if it fits; else the call waits until no other of its lane is out.
 
         Returns:
             ``False``: the job's slot is free again, and `next_start` will name the job another time.
@@ -590,11 +599,18 @@ class Scheduler:
             return False
         self._dearest = worst
         held = self._reserved.get(job)
-        if held == worst:
+        if held == worst and unproven is None:
             return True
         if held is not None:  # another lane, another price
             self.budget.settle(self._reserved.pop(job), Charge())
-        if self.budget.reserve(worst):
+        if unproven is not None:
+            # An endpoint may bill more than `max_tokens` allows. Its first answer shows that.
+            if self.budget.reserve(unproven):
+                self._reserved[job] = unproven
+                return True
+            lane = self._lane_of[job]
+            is_alone = not any(self._lane_of[other] == lane for other in self._reserved)
+        if (unproven is None or is_alone) and self.budget.reserve(worst):
             self._reserved[job] = worst
             return True
         self._leading.pop(job, None)

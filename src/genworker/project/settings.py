@@ -258,6 +258,7 @@ def load_settings(config: Path | None = None, flags: Mapping[str, Any] | None = 
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, values in sources:
+        _drop_replaced_kinds(merged, values)
         merged = _merge(merged, values)
         for key in _leaves(values):
             origins[key] = origin
@@ -296,6 +297,24 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(held, Mapping) and isinstance(value, Mapping)
         result[key] = _merge(held, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+def _drop_replaced_kinds(under: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Where a source gives an endpoint another kind, take out what only its former kind has.
+
+    So ``GENWORKER_ENDPOINTS__X__KIND=scripted`` tries a cohort out without another file.
+    """
+    sections, changed = under.get("endpoints"), over.get("endpoints")
+    if not isinstance(sections, dict) or not isinstance(changed, Mapping):
+        return
+    for name, values in changed.items():
+        section = sections.get(name)
+        if not isinstance(section, dict) or not isinstance(values, Mapping):
+            continue
+        kind, former = KINDS.get(str(values.get("kind"))), KINDS.get(str(section.get("kind")))
+        if kind is not None and former is not None and kind is not former:
+            own = set(former.settings.model_fields) - set(kind.settings.model_fields)
+            sections[name] = {key: value for key, value in section.items() if key not in own}
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

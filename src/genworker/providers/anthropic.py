@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import anthropic
 import httpx2
 from pydantic import SecretStr
 
-from genworker.core.completion import Completion, CompletionRequest, FinishReason, Usage, clean_text
-from genworker.core.hints import quotas
+from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.refusals import Asked
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
     ONCE,
     EndpointClient,
     connection_error,
-    decode_answer,
-    line_response,
-    malformed,
+    read_line,
+    read_response,
     redactor,
-    request_id_of,
-    status_error,
 )
-
-_FINISH = {
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "max_tokens": FinishReason.LENGTH,
-    "model_context_window_exceeded": FinishReason.LENGTH,
-    "refusal": FinishReason.CONTENT_FILTER,
-}
 
 
 class AnthropicProvider:
@@ -62,6 +50,7 @@ class AnthropicProvider:
         )
         # Whole, so that the SDK need not put it together at every call.
         self._address = str(self.client.base_url.join("v1/messages"))
+        self._shown_address = self._address.partition("?")[0]
 
     async def open(self) -> None:
         """Nothing to start."""
@@ -93,17 +82,17 @@ class AnthropicProvider:
         """Ask once; see `genworker.ports.Provider.complete`."""
         clock = asyncio.get_running_loop().time
         began = clock()
+        body = self.body(request)
         try:
-            response = await self.client.post(
-                self._address, cast_to=httpx2.Response, body=self.body(request), options=ONCE
-            )
+            response = await self.client.post(self._address, cast_to=httpx2.Response, body=body, options=ONCE)
         except anthropic.APIStatusError as error:
-            raise status_error(error.status_code, error.response.headers, error.body, self.redact) from None
+            response = error.response
         except anthropic.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except anthropic.AnthropicError as error:
             raise ProviderUnavailableError(self.redact(str(error))[:500]) from None
-        return self._read(response, clock() - began)
+        asked = Asked(request.model, self._shown_address, tuple(body), self.redact)
+        return read_response(response, clock() - began, asked)
 
     def read_line(self, status: int, body: object, request_id: object) -> Completion:
         """Read an answer that came in a file of results, as if it had come alone.
@@ -111,33 +100,7 @@ class AnthropicProvider:
         Raises:
             ProviderError: as `complete`.
         """
-        response = line_response(status, body, request_id)
-        if status >= 300:
-            raise status_error(status, response.headers, body, self.redact)
-        return self._read(response, 0.0)
-
-    def _read(self, response: httpx2.Response, latency_s: float) -> Completion:
-        record = decode_answer(response)
-        content = record.get("content")
-        if record.get("type") == "error":
-            raise status_error(502, response.headers, record, self.redact)
-        if not isinstance(content, list):
-            raise malformed(response, "the answer has no content")
-        text = "".join(
-            block["text"]
-            for block in content
-            if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
-        )
-        model = record.get("model")
-        return Completion(
-            text=clean_text(text),
-            finish_reason=_FINISH.get(str(record.get("stop_reason")), FinishReason.OTHER),
-            usage=_usage(record.get("usage")),
-            latency_s=latency_s,
-            model=model if isinstance(model, str) else None,
-            quotas=quotas(response.headers.raw, time.time()),
-            request_id=request_id_of(response.headers) or str(record.get("id") or "") or None,
-        )
+        return read_line(status, body, request_id, self.redact)
 
 
 def _content(request: CompletionRequest) -> str | list[dict[str, Any]]:
@@ -153,26 +116,3 @@ def _content(request: CompletionRequest) -> str | list[dict[str, Any]]:
     if rest := request.prompt[begin:]:
         blocks.append({"type": "text", "text": rest})
     return blocks
-
-
-def _usage(record: object) -> Usage:
-    if not isinstance(record, dict):
-        return Usage()
-
-    def count(name: str) -> int | None:
-        value = record.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-    fresh, cached, written = (
-        count("input_tokens"),
-        count("cache_read_input_tokens"),
-        count("cache_creation_input_tokens"),
-    )
-    # Anthropic counts cached tokens beside the others; here the input is all of them.
-    total = None if fresh is None else fresh + (cached or 0) + (written or 0)
-    return Usage(
-        input_tokens=total,
-        output_tokens=count("output_tokens"),
-        cached_input_tokens=cached or None,
-        cache_write_tokens=written or None,
-    )

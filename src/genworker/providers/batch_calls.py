@@ -104,14 +104,14 @@ class BatchCalls:
             )
         except self._status_error as error:
             self._note_time(error.response.headers)
-            raise status_error(error.status_code, error.response.headers, error.body, self._redact) from None
+            raise status_error(error.response, self._redact) from None
         except self._connection_error as error:
             raise connection_error(error.__cause__, error.message) from None
         except self._root_error as error:
             raise ProviderUnavailableError(self._redact(str(error))[:500], may_be_billed=True) from None
         self._note_time(response.headers)
         if response.status_code >= 300:
-            raise status_error(response.status_code, response.headers, None, self._redact)
+            raise status_error(response, self._redact)
         return response
 
     def _note_time(self, headers: Mapping[str, str]) -> None:

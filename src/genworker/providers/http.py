@@ -1,4 +1,4 @@
-"""The way to an HTTP endpoint, shared by the adapters: transport, error translation, answer reading.
+"""The way to an HTTP endpoint, shared by the adapters: transport, and what can go wrong on it.
 
 The official SDKs build and sign the request and type the errors; the bytes travel over aiohttp, whose
 connection pool does not slow down with the number of calls in flight.
@@ -7,32 +7,22 @@ connection pool does not slow down with the number of calls in flight.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import aiohttp
 import httpx2
-import orjson
 
-from genworker.core.hints import quotas, retry_after_s
+from genworker.core.completion import Completion
+from genworker.core.refusals import MAX_MESSAGE_CHARS, Asked, refusal_of
 from genworker.core.visible import visible
-from genworker.errors import (
-    MalformedAnswerError,
-    ProviderError,
-    ProviderUnavailableError,
-    RateLimitedError,
-    RequestRejectedError,
-    Scope,
-)
+from genworker.core.wire import KEPT_BODY_BYTES, malformed, parse_body, read_answer
+from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """An answer past this is cut: no model writes it, and memory must not depend on a server's mood."""
-KEPT_BODY_BYTES = 1024 * 1024
-"""How much of an unreadable body is kept."""
 CONNECT_TIMEOUT_S = 30.0
-MAX_MESSAGE_CHARS = 500
 
 
 class BodyTooLargeError(httpx2.RequestError):
@@ -208,99 +198,59 @@ ONCE: Final[Any] = {
 defaults at each call nor draw a random key, which neither of them sends."""
 
 
+def read_response(response: httpx2.Response, latency_s: float, asked: Asked) -> Completion:
+    """The answer in a response; see `genworker.core.wire.read_answer`.
+
+    Raises:
+        ProviderError: there is none.
+    """
+    outcome = read_answer(
+        response.status_code,
+        response.headers.raw,
+        response.content,
+        now_epoch_s=time.time(),
+        latency_s=latency_s,
+        asked=asked,
+    )
+    return _or_raise(outcome)
+
+
+def read_line(status: int, body: object, request_id: object, redact: Callable[[str], str]) -> Completion:
+    """The answer in a line of a batch's results, whose body is parsed already.
+
+    Raises:
+        ProviderError: there is none.
+    """
+    is_name = isinstance(request_id, str) and request_id.isascii()
+    headers = [(b"x-request-id", str(request_id).encode())] if is_name else []
+    return _or_raise(read_answer(status, headers, body, now_epoch_s=time.time(), asked=Asked(redact=redact)))
+
+
+def _or_raise(outcome: Completion | ProviderError) -> Completion:
+    if isinstance(outcome, ProviderError):
+        raise outcome
+    return outcome
+
+
 def decode_answer(response: httpx2.Response) -> dict[str, Any]:
     """The body of a successful response as a JSON object.
 
     Raises:
         MalformedAnswerError: it is not one.
     """
-    body = response.content
-    try:
-        record = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # orjson refuses lone surrogates and bad UTF-8, which models do produce; json reads them.
-        try:
-            record = json.loads(body.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            record = None
+    record = parse_body(response.content)
     if isinstance(record, dict):
         return record
-    raise malformed(response, "the answer is not a JSON object")
-
-
-def line_response(status: int, body: object, request_id: object = None) -> httpx2.Response:
-    """One line's answer as the response that a live call would have had."""
-    headers = {"x-request-id": request_id} if isinstance(request_id, str) and request_id.isascii() else {}
-    return httpx2.Response(status, headers=headers, content=json.dumps(body).encode("utf-8", "surrogatepass"))
-
-
-def malformed(response: httpx2.Response, what: str) -> MalformedAnswerError:
-    """An answer that cannot be read, with what came."""
-    return MalformedAnswerError(
-        what,
-        body=response.content[:KEPT_BODY_BYTES].decode("utf-8", "replace"),
-        status=response.status_code,
-        request_id=request_id_of(response.headers),
+    raise malformed(
+        "the answer is not a JSON object", response.status_code, response.headers.raw, response.content
     )
 
 
-def request_id_of(headers: Mapping[str, str]) -> str | None:
-    """The endpoint's name for a call."""
-    return headers.get("x-request-id") or headers.get("request-id")
-
-
-_QUOTA_CODES = frozenset(
-    {"insufficient_quota", "billing_hard_limit_reached", "billing_error", "quota_exceeded"}
-)
-_MODEL_CODES = frozenset({"model_not_found", "invalid_model", "unknown_model"})
-
-
-def status_error(
-    status: int,
-    headers: httpx2.Headers,
-    body: object,
-    redact: Callable[[str], str],
-) -> ProviderError:
-    """The one translation from an HTTP status, with the body's code, into our errors."""
-    code, text = _error_facts(body)
-    now = time.time()
-    details: dict[str, Any] = {
-        "status": status,
-        "request_id": request_id_of(headers),
-        "quotas": quotas(headers.raw, now),
-    }
-    message = f"HTTP {status}" + (
-        f": {redact(visible(text, limit=MAX_MESSAGE_CHARS, one_line=True))}" if text else ""
-    )
-    hint = retry_after_s(dict(headers), now)
-    if code in _QUOTA_CODES or status in (401, 402, 403):
-        return RequestRejectedError(message, scope=Scope.ENDPOINT, **details)
-    if status in (429, 529):
-        return RateLimitedError(message, retry_after_s=hint, **details)
-    if status == 404 or code in _MODEL_CODES:
-        return RequestRejectedError(message, scope=Scope.LANE, **details)
-    if status in (408, 409, 425) or status >= 500:
-        return ProviderUnavailableError(message, retry_after_s=hint, may_be_billed=status >= 500, **details)
-    if 300 <= status < 400:
-        message = f"HTTP {status}: the endpoint redirects to another address, which is not followed"
-        return RequestRejectedError(message, scope=Scope.ENDPOINT, **details)
-    return RequestRejectedError(message, **details)
-
-
-def _error_facts(body: object) -> tuple[str | None, str]:
-    """(code, message) out of the bodies that OpenAI, Anthropic and their imitators send."""
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        if isinstance(inner, Mapping):
-            code = inner.get("code") or inner.get("type")
-            message = inner.get("message")
-            return (
-                str(code) if isinstance(code, str) else None,
-                message if isinstance(message, str) else "",
-            )
-        return None, inner if isinstance(inner, str) else ""
-    text = body if isinstance(body, str) else ""
-    return None, "" if text.lstrip().startswith("<") else text
+def status_error(response: httpx2.Response, redact: Callable[[str], str]) -> ProviderError:
+    """The refusal in a response that is no answer to a completion."""
+    record = parse_body(response.content)
+    body = response.content[:KEPT_BODY_BYTES].decode("utf-8", "replace") if record is None else record
+    return refusal_of(response.status_code, response.headers.raw, body, time.time(), Asked(redact=redact))
 
 
 def connection_error(cause: BaseException | None, message: str) -> ProviderError:

@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 from pydantic import SecretStr
 
-from genworker.core.completion import Completion, CompletionRequest, FinishReason, Usage, clean_text
-from genworker.core.hints import quotas
+from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.refusals import Asked
 from genworker.errors import ProviderUnavailableError
 from genworker.providers.http import (
     ONCE,
     EndpointClient,
     connection_error,
-    decode_answer,
-    line_response,
-    malformed,
+    read_line,
+    read_response,
     redactor,
-    request_id_of,
-    status_error,
 )
-
-_FINISH = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
 
 
 class OpenAIProvider:
@@ -64,6 +54,7 @@ class OpenAIProvider:
         )
         # Whole, so that the SDK need not put it together at every call.
         self._address = str(self.client.base_url.join("chat/completions"))
+        self._shown_address = self._address.partition("?")[0]
         if not is_openai:
             # The SDK takes these from the environment; they are nobody else's business.
             self.client.organization = None
@@ -100,20 +91,18 @@ class OpenAIProvider:
         """Ask once; see `genworker.ports.Provider.complete`."""
         clock = asyncio.get_running_loop().time
         began = clock()
+        body = self.body(request)
         try:
             # The low-level call: the typed one walks the parameters and builds a model per answer.
-            response = await self.client.post(
-                self._address, cast_to=httpx2.Response, body=self.body(request), options=ONCE
-            )
+            response = await self.client.post(self._address, cast_to=httpx2.Response, body=body, options=ONCE)
         except openai.APIStatusError as error:
-            raise status_error(error.status_code, error.response.headers, error.body, self.redact) from None
+            response = error.response
         except openai.APIConnectionError as error:
             raise connection_error(error.__cause__, error.message) from None
         except openai.APIError as error:
             raise ProviderUnavailableError(self.redact(str(error))[:500]) from None
-        if response.status_code >= 300:
-            raise status_error(response.status_code, response.headers, None, self.redact)
-        return self._read(response, clock() - began)
+        asked = Asked(request.model, self._shown_address, tuple(body), self.redact)
+        return read_response(response, clock() - began, asked)
 
     def read_line(self, status: int, body: object, request_id: object) -> Completion:
         """Read an answer that came in a file of results, as if it had come alone.
@@ -121,65 +110,4 @@ class OpenAIProvider:
         Raises:
             ProviderError: as `complete`.
         """
-        response = line_response(status, body, request_id)
-        if status >= 300:
-            raise status_error(status, response.headers, body, self.redact)
-        return self._read(response, 0.0)
-
-    def _read(self, response: httpx2.Response, latency_s: float) -> Completion:
-        record = decode_answer(response)
-        error = record.get("error")
-        choices = record.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        if choice is None and isinstance(error, dict):
-            # OpenRouter and others answer 200 and put the upstream's status into the body.
-            code = error.get("code")
-            status = code if isinstance(code, int) and 400 <= code < 600 else 502
-            raise status_error(status, response.headers, record, self.redact)
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(choice, dict) or not isinstance(message, dict):
-            raise malformed(response, "the answer has no choices[0].message")
-        finish = _FINISH.get(str(choice.get("finish_reason")), FinishReason.OTHER)
-        text = _text(message.get("content"))
-        refusal = message.get("refusal")
-        if not text and isinstance(refusal, str) and refusal:
-            text, finish = refusal, FinishReason.CONTENT_FILTER
-        model = record.get("model")
-        return Completion(
-            text=clean_text(text),
-            finish_reason=finish,
-            usage=_usage(record.get("usage")),
-            latency_s=latency_s,
-            model=model if isinstance(model, str) else None,
-            quotas=quotas(response.headers.raw, time.time()),
-            request_id=request_id_of(response.headers) or cast("str | None", record.get("id")),
-        )
-
-
-def _text(content: object) -> str:
-    """The answer's text: a string, or the text parts of a list."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(
-            part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str)
-        )
-    return ""
-
-
-def _usage(record: object) -> Usage:
-    if not isinstance(record, dict):
-        return Usage()
-    prompt_details = record.get("prompt_tokens_details")
-    answer_details = record.get("completion_tokens_details")
-    return Usage(
-        input_tokens=_count(record, "prompt_tokens"),
-        output_tokens=_count(record, "completion_tokens"),
-        cached_input_tokens=_count(prompt_details, "cached_tokens"),
-        reasoning_tokens=_count(answer_details, "reasoning_tokens"),
-    )
-
-
-def _count(record: object, name: str) -> int | None:
-    value = record.get(name) if isinstance(record, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+        return read_line(status, body, request_id, self.redact)

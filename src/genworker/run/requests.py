@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 from genworker.core.budget import Charge
 from genworker.core.catalog import Catalog, Combo, guess_combos
-from genworker.core.completion import CompletionRequest, Sampling, Usage
+from genworker.core.completion import Completion, CompletionRequest, Sampling
 from genworker.core.facts import MODE_COPY, MODE_LLM, CallFacts, RowFacts
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership, MembershipRow
@@ -26,10 +27,12 @@ from genworker.errors import (
 )
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
-from genworker.run.routes import Route, Routes, cost, worst_case
+from genworker.run.routes import ONE, Route, Routes, cost, unbounded_case, worst_case
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_generation
 
+EXCESS_MARGIN = Decimal("1.25")
+"""How much more than the largest excess that was seen is reserved."""
 PARENTS_NOTED = 65_536
 """Digests of parents' texts that are kept for the metadata: far more than calls can be out at a time."""
 
@@ -45,6 +48,9 @@ class CohortWork:
     run_id: str
     version: str
     answer_tokens: int | None = None
+    is_capped: bool = False
+    _excess: dict[Route, Decimal] = field(default_factory=dict)  # of routes that have answered
+    _warnings: list[str] = field(default_factory=list)
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
     _parents: dict[str | None, str] = field(default_factory=dict)
     _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
@@ -115,11 +121,44 @@ class CohortWork:
 
     def worst_case(self, job: int, request: CompletionRequest) -> Charge:
         """See `genworker.ports.Work.worst_case`."""
-        return worst_case(self.route(job), request)
+        route = self.route(job)
+        return worst_case(route, request, self._excess.get(route, ONE))
 
-    def cost(self, job: int, usage: Usage) -> Charge | None:
+    def unproven_case(self, job: int, request: CompletionRequest) -> Charge | None:
+        """See `genworker.ports.Work.unproven_case`."""
+        route = self.route(job)
+        return None if route in self._excess or not self.is_capped else unbounded_case(route, request)
+
+    def cost(self, job: int, request: CompletionRequest, completion: Completion) -> Charge | None:
         """See `genworker.ports.Work.cost`."""
-        return cost(self.route(job), usage)
+        route = self.route(job)
+        charge = cost(route, completion.usage, completion.told_cost_usd)
+        if charge is not None:
+            self._learn(route, request, charge)
+        return charge
+
+    def _learn(self, route: Route, request: CompletionRequest, charge: Charge) -> None:
+        """Compare a bill with what list price and `max_tokens` bound it to."""
+        known = self._excess.setdefault(route, ONE)
+        bound = worst_case(route, request)
+        times = max(
+            Decimal(charge.tokens) / bound.tokens if bound.tokens else ONE,
+            charge.usd / bound.usd if bound.usd else ONE,
+        )
+        if times <= known:
+            return
+        # Some more than was seen: the next answer may be longer.
+        self._excess[route] = times * EXCESS_MARGIN
+        if known == ONE:
+            self._warnings.append(
+                f"{route.name} bills up to {times:.1f} times what its list price and max_tokens allow; "
+                "caps count with that from now on"
+            )
+
+    def take_warnings(self) -> list[str]:
+        """See `genworker.ports.Work.take_warnings`."""
+        taken, self._warnings = self._warnings, []
+        return taken
 
     def _prefix(self, job: int, route: Route, prompt: str) -> Prefix | None:
         """The beginnings of a prompt that the endpoint is asked to keep, where that pays."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
-from genworker.core.budget import Charge, Price, most_input_tokens
+from genworker.core.budget import ZERO, Charge, Price, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import MembershipRow
@@ -19,6 +21,8 @@ from genworker.run.pricing import find_price
 
 UNBOUNDED_ANSWER_TOKENS = 131_072
 """Taken for the longest answer where no `max_tokens` is set; caps on money and tokens demand one."""
+
+ONE = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,24 +209,40 @@ def longest_answer(route: Route, sampling: Sampling) -> int | None:
     return KINDS[route.kind].longest_answer(sampling)
 
 
-def worst_case(route: Route, request: CompletionRequest) -> Charge:
-    """What a call may cost at most."""
+def worst_case(route: Route, request: CompletionRequest, excess: Decimal = ONE) -> Charge:
+    """What a call may cost at most.
+
+    Args:
+        excess: how many times more than a bound by list price and ``max_tokens`` the route was seen to bill.
+    """
+    return _at_most(route, request, longest_answer(route, request.sampling), excess)
+
+
+def unbounded_case(route: Route, request: CompletionRequest) -> Charge:
+    """What a call may cost where ``max_tokens`` does not bound what is billed."""
+    return _at_most(route, request, None, ONE)
+
+
+def _at_most(route: Route, request: CompletionRequest, written: int | None, excess: Decimal) -> Charge:
     sampling = request.sampling
     extra = json.dumps(dict(sampling.extra_body), default=str) if sampling.extra_body else None
     read = most_input_tokens(request.prompt, sampling.system, extra)
-    written = longest_answer(route, sampling) or UNBOUNDED_ANSWER_TOKENS
+    most = UNBOUNDED_ANSWER_TOKENS if written is None else written
+    tokens = math.ceil((read + most) * excess)
     if route.price is None:
-        return Charge(calls=1, tokens=read + written, priced=False)
-    return Charge(route.price.at_most(read, written), 1, read + written)
+        return Charge(calls=1, tokens=tokens, priced=False)
+    return Charge(route.price.at_most(read, most) * excess, 1, tokens)
 
 
-def cost(route: Route, usage: Usage) -> Charge | None:
-    """What an answer has cost; ``None`` when the endpoint did not count its tokens."""
+def cost(route: Route, usage: Usage, told_usd: Decimal | None = None) -> Charge | None:
+    """What an answer has cost: by list price, or as the endpoint tells, whichever is more.
+
+    ``None`` when the endpoint did not count its tokens: then nobody knows.
+    """
     if usage.input_tokens is None or usage.output_tokens is None:
         return None
     tokens = usage.input_tokens + usage.output_tokens
-    if route.price is None:
+    listed = None if route.price is None else route.price.cost(usage)
+    if listed is None and told_usd is None:
         return Charge(calls=1, tokens=tokens, priced=False)
-    usd = route.price.cost(usage)
-    assert usd is not None, "both counts are known"
-    return Charge(usd, 1, tokens)
+    return Charge(max(listed or ZERO, told_usd or ZERO), 1, tokens)

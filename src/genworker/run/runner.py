@@ -29,6 +29,7 @@ from genworker.core.events import (
     RowFailed,
     StoreRefused,
     TakenElsewhere,
+    Warned,
 )
 from genworker.core.facts import (
     MALFORMED_REASON,
@@ -118,6 +119,7 @@ class Runner:
         self._hurried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._calls: dict[int, asyncio.Task[None]] = {}
+        self._came: dict[int, ProviderError] = {}  # what an earlier try of a job brought, if no answer
         self._texts: dict[int, str] = {}
         self._uses: dict[int, int] = {}
         self._loaded: OrderedDict[tuple[str, str], str] = OrderedDict()
@@ -322,7 +324,8 @@ class Runner:
     def _clear(self, job: int, attempt: int, request: CompletionRequest) -> bool:
         """Have the call's worst case reserved, and leave a record of it that outlives this process."""
         worst = self._work.worst_case(job, request)
-        if not self._scheduler.clear(job, worst, self._clock(), request.prefix):
+        careful = self._work.unproven_case(job, request)
+        if not self._scheduler.clear(job, worst, self._clock(), request.prefix, careful):
             self._pump()
             return False
         row = self._membership.rows[job]
@@ -370,23 +373,28 @@ class Runner:
             return
         finally:
             self._calls.pop(job, None)
-        cost = self._work.cost(job, completion.usage)
+        self._came.pop(job, None)
+        cost = self._work.cost(job, request, completion)
         self._scheduler.answered(job, completion, self._clock(), cost)
+        for what in self._work.take_warnings():
+            self._journal.record(Warned(what))
         self._count(completion)
         asked = self._work.call_facts(job, request)
         came = AnswerFacts(
             response_model=completion.model,
             request_id=completion.request_id,
             finish_reason=completion.finish_reason,
+            finish_word=completion.finish_word,
             usage=completion.usage,
             cost_usd=None if cost is None else cost.known_usd,
+            told_cost_usd=completion.told_cost_usd,
             attempts=attempt,
             started_at=started_at,
             finished_at=_timestamp(),
             latency_s=round(completion.latency_s, 4),
         )
         facts = Facts.of(self._work.facts(job), asked, came)
-        answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts)
+        answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts, completion.reasoning)
         self._journal.record(
             Answered(
                 row.stage,
@@ -424,6 +432,8 @@ class Runner:
         # Before the decision: it may hand the row to another lane.
         asked = Facts.of(self._work.facts(job), self._work.call_facts(job, request))
         decision = self._scheduler.refused(job, error, now)
+        if error.partial is not None or isinstance(error, MalformedAnswerError):
+            self._came[job] = error
         ended: dict[str, Any] = {
             "stage": row.stage,
             "gen_id": row.gen_id,
@@ -444,34 +454,39 @@ class Runner:
                 Retried(**ended, error=error.message, pause_s=pause_s, fallback=decision.lane)
             )
             return
-        if isinstance(error, MalformedAnswerError) and decision.failed:
-            await self._keep_malformed(job, attempt, request, error, started_at, asked)
+        if decision.failed and (came := self._came.pop(job, None)) is not None:
+            await self._keep_what_came(job, attempt, request, came, started_at, asked)
         if not decision.failed:
             self._journal.record(CallStopped(**ended, error=decision.reason))
             return
         self._journal.record(CallFailed(**ended, error=decision.reason))
         self._progress.stages[row.stage].errors += 1
 
-    async def _keep_malformed(
+    async def _keep_what_came(
         self,
         job: int,
         attempt: int,
         request: CompletionRequest,
-        error: MalformedAnswerError,
+        error: ProviderError,
         started_at: str,
         asked: Facts,
     ) -> None:
-        """Keep what came instead of an answer: it may have been paid for."""
+        """Keep what came instead of an answer, at this try or an earlier one: it may have been paid for."""
         row = self._membership.rows[job]
+        partial: Completion | None = error.partial
         came = MalformedFacts(
             request_id=error.request_id,
-            finish_reason=MALFORMED_REASON,
+            finish_reason=MALFORMED_REASON if partial is None else partial.finish_reason.value,
+            finish_word=None if partial is None else partial.finish_word,
+            error=error.message,
             attempts=attempt,
             started_at=started_at,
             finished_at=_timestamp(),
         )
         facts = asked.changed(**came.to_json())
-        await self._keep(job, Answer(row.stage, row.gen_id, request.prompt, error.body, facts))
+        body = error.body if isinstance(error, MalformedAnswerError) else ""
+        text, reasoning = (body, "") if partial is None else (partial.text, partial.reasoning)
+        await self._keep(job, Answer(row.stage, row.gen_id, request.prompt, text, facts, reasoning))
 
     async def _give_up(self, job: int, reason: str, *, attempt: int, kind: str) -> None:
         row = self._membership.rows[job]

@@ -157,6 +157,8 @@ class Station:
         """
         settings = self.project.loaded.settings
         parents, lanes = self.membership.parents, self.work.routes.lanes
+        caps = order.budget.caps
+        self.work.is_capped = caps.usd is not None or caps.tokens is not None
         by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
         scheduler = self.scheduler = Scheduler(
             stages=bytes(row.stage.order for row in self.membership.rows),

@@ -80,6 +80,7 @@ class AnswerLog:
                 "replace": replace,
                 "prompt": answer.prompt_text,
                 "raw": answer.raw_text,
+                "reasoning": answer.reasoning_text,
                 "facts": answer.facts.record,
             }
         )
@@ -164,6 +165,7 @@ def read_answers(paths: Paths, run_id: str) -> Iterator[tuple[Answer, bool]]:
                         record["prompt"],
                         record["raw"],
                         Facts(record["facts"]),
+                        str(record.get("reasoning") or ""),
                     )
                     replace = bool(record["replace"])
                 except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):

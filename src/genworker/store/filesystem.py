@@ -29,7 +29,7 @@ from genworker.core.generation import (
 )
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
-from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
+from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, REASONING_FILE, Paths
 from genworker.store._kernel import (
     rename_exchange,
     rename_no_replace,
@@ -332,6 +332,8 @@ class FilesystemStore:
         # The raw text first: the log may have missed it, and parsing may take this process down.
         self._write(f"{directory}/{RAW_FILE}", answer.raw_text.encode("utf-8", "replace"))
         self._write(f"{directory}/{PROMPT_FILE}", answer.prompt_text.encode("utf-8", "replace"))
+        if answer.reasoning_text:
+            self._write(f"{directory}/{REASONING_FILE}", answer.reasoning_text.encode("utf-8", "replace"))
         generation = item.generation = finish(answer)
         if generation.parsed_text is not None:
             self._write(f"{directory}/{PARSED_FILE}", generation.parsed_text.encode("utf-8", "replace"))

@@ -25,6 +25,7 @@ from genworker.paths import (
     PARSED_FILE,
     PROMPT_FILE,
     RAW_FILE,
+    REASONING_FILE,
 )
 
 MAX_FILE_BYTES = 256_000_000
@@ -65,7 +66,7 @@ def generation_directory(gens_root: str | Path, stage: Stage | str, gen_id: str)
 
 
 def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
-    """Read the four files of a directory, wherever it lies.
+    """Read the files of a generation's directory, wherever it lies.
 
     Raises:
         StoreError: as `read_generation`.
@@ -95,6 +96,7 @@ def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
         metadata,
         beside,
         has_metadata=texts[METADATA_FILE] is not None,
+        reasoning_text=texts[REASONING_FILE],
     )
 
 
@@ -217,7 +219,7 @@ def load_generation(gens_root: str | Path, stage: Stage | str, gen_id: str) -> d
 
     Returns:
         ``stage``, ``gen_id``, ``prompt_text``, ``raw_text`` (``""`` when its file is absent),
-        ``parsed_text``, ``metadata`` and ``parent_gen_id`` (each ``None`` when absent).
+        ``parsed_text``, ``reasoning_text``, ``metadata`` and ``parent_gen_id`` (each ``None`` when absent).
 
     Raises:
         StoreError: as `read_generation`; the message names the path.
@@ -231,5 +233,6 @@ def load_generation(gens_root: str | Path, stage: Stage | str, gen_id: str) -> d
         "prompt_text": generation.prompt_text,
         "raw_text": generation.raw_text,
         "parsed_text": generation.parsed_text,
+        "reasoning_text": generation.reasoning_text,
         "metadata": dict(generation.metadata) or None,
     }

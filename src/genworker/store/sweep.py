@@ -11,7 +11,7 @@ from pathlib import Path
 from genworker.core.generation import Answer, Generation, file_digest
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
-from genworker.paths import PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
+from genworker.paths import PARSED_FILE, PROMPT_FILE, RAW_FILE, REASONING_FILE, Paths
 from genworker.store._kernel import rename_no_replace
 from genworker.store.answers import logged_runs, read_answers, remove_answer_log
 from genworker.store.durable import (
@@ -212,7 +212,7 @@ def _sweep_directory(
 
 
 def _has_content(directory: Path) -> bool:
-    for name in (RAW_FILE, PARSED_FILE):
+    for name in (RAW_FILE, PARSED_FILE, REASONING_FILE):
         try:
             if (directory / name).stat(follow_symlinks=False).st_size:
                 return True
@@ -234,6 +234,7 @@ def damaged_files(generation: Generation) -> list[str]:
         PROMPT_FILE: generation.prompt_text,
         RAW_FILE: generation.raw_text,
         PARSED_FILE: generation.parsed_text,
+        REASONING_FILE: generation.reasoning_text,
     }
     damaged = []
     for name, facts in (files or {}).items():
