@@ -16,9 +16,10 @@ from genworker.paths import Paths
 from genworker.reports.export import GenerationRow, generation_rows
 from genworker.reports.findings import find
 from genworker.reports.pairwise import Comparison
-from genworker.reports.provenance import read_provenance
+from genworker.reports.provenance import History, StaleGroup, read_provenance, template_texts
 from genworker.reports.reading import Reading
 from genworker.reports.scores import ScoreRow, Scores, collect_scores
+from genworker.run.history import run_records
 from genworker.run.ledger import read_money
 from genworker.store.reader import StoreReader
 
@@ -96,17 +97,23 @@ def read_report(
     *,
     settings: Settings | None = None,
     comparisons: Sequence[Comparison] = (),
+    stale: Sequence[StaleGroup] | None = None,
 ) -> Reading:
     """Read all that a report of these cohorts says, texts left out.
 
     Args:
         settings: for prices of calls that had none when they were made.
         comparisons: of two texts each, to be ranked beside the scores.
+        stale: what is stale; ``None`` where nobody looked.
     """
     found = read_scores(reader, cohort)
     provenance = read_provenance(found, reader)
+    history = History(
+        run_records(reader.paths, found.cohort_ids), stale, template_texts(found, provenance, reader)
+    )
     findings = find(found, finished=provenance.finished, comparisons=comparisons)
-    return Reading(found, provenance, findings, read_cohorts_money(reader, cohort, settings))
+    money = read_cohorts_money(reader, cohort, settings)
+    return Reading(found, provenance, findings, money, history)
 
 
 def findings(data_root: str | Path, cohort: str | Sequence[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,28 +72,34 @@ def test_the_page_says_how_far_the_cohort_is(messy: StoreBuilder) -> None:
     (page,) = write(messy.paths.data_root, "tides-pilot")
     text = " ".join(page.text.split())
     assert "6 of 14 evaluations scored · 6 unparseable · 1 blocked · 1 missing" in text
-    assert "drafts 3 / 4 0 1 0 0 400 → 200 $1.50 + ?" in text
-    assert "essays 3 / 4 0 0 1 0 300 → 150 unpriced" in text
-    assert "evaluations 6 / 14 6 0 1 1 1,200 → 600 unpriced" in text
+    assert "drafts 3 / 4 0 1 0 0 400 → 200 $1.50 + ? –" in text
+    assert "essays 3 / 4 0 0 1 0 300 → 150 unpriced –" in text
+    assert "evaluations 6 / 14 6 0 1 1 1,200 → 600 unpriced –" in text
+    assert "cost $1.50 + unpriced: good, m1, mute" in text
     assert "read 2026-11-22 19:20:04 UTC" in text
 
 
-def test_cells_show_mean_spread_and_share_and_empty_ones_are_hatched(messy: StoreBuilder) -> None:
+def test_cells_show_mean_marks_and_share_and_empty_ones_are_hatched(messy: StoreBuilder) -> None:
     (page,) = write(messy.paths.data_root, "tides-pilot")
     text = " ".join(page.text.split())
-    assert "d1 2.50 ±0.7 2/2 – ⚠ fewer than planned: 0/2" in text
-    assert "d3 4.50 – ⚠ fewer than planned: 2/5" in text, "the mean of a template says what it is of"
+    assert "d1 2.50 2–3 · scores: 2 – ⚠ some came to nothing: scores: 0/2" in text
+    assert "d3 2 of 5 scores 4.50" in text, "the mean of a template says what it is of"
+    assert "4.50 4–5 · scores: 2 – ⚠ some came to nothing: scores: 0/2 – scores: 0/1" in text, (
+        "what is merely missing asks nobody to act"
+    )
+    assert "2.50 4.50: the means that occur" in text
     assert page.classes.count("empty") == 1 + 3 + 1 + 1, (
         "the legend, the mute judge, the late one, the lost row"
     )
-    assert {"h2", "h4"} <= set(page.classes)
+    assert {"h0", "h5", "h10"} <= set(page.classes), "shades run from the lowest mean to the highest"
 
 
 def test_the_best_and_the_worst_essay_come_with_their_lineage(messy: StoreBuilder) -> None:
     (page,) = write(messy.paths.data_root, "tides-pilot")
     text = " ".join(page.text.split())
-    best, worst = text.index("Essay 3 · d3 → e1 · m1"), text.index("Essay 1 · d1 → e1 · m1")
-    assert text.index("Best Essay 3") < best < worst
+    text = text.partition("Best and worst essays")[2]
+    best, worst = text.index("4.50 combo-1 · d3 → e1 · m1"), text.index("2.50 combo-1 · d1 → e1 · m1")
+    assert text.index("Best 4.50 combo-1") < best < worst
     for part in (
         "Draft 3 about the tide.",
         "Essay 3 about what the tide leaves.",
@@ -187,25 +192,31 @@ def test_a_shared_draft_stands_once(tmp_path: Path) -> None:
     (page,) = write(store.write_membership())
     assert "The same draft as of" in page.text
     assert page.source.count('class="excerpt" dir="auto">One draft for two essays.') == 1
+    assert page.text.count("One draft for two essays. One draft") > 1
 
 
 def test_larger_cohorts_go_to_linked_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("HEAT_ROWS", 10), ("MAIN_ROWS", 60), ("PART_ROWS", 30)):
+    for name, value in (("HEAT_ROWS", 10), ("MAIN_ROWS", 60)):
         monkeypatch.setattr(page_module, name, value)
     store = StoreBuilder(tmp_path)
+    essays = []
     for number in range(35):
-        essay = store.essay(store.draft(template=f"d{number:03}"))
-        store.evaluation(essay, answer=f"SCORE: {number % 10}")
+        essays.append(store.essay(store.draft(template=f"d{number:03}")))
+        store.evaluation(essays[-1], answer=f"SCORE: {number % 10}")
     root = store.write_membership()
-    main, *parts = write(root)
-    assert [page.path.name for page in parts] == [
-        *("scores-1.html", "scores-2.html", "scores-3.html", "texts-1.html", "texts-2.html"),
-    ]
-    essays = [sum(re.fullmatch(r"e\d+", name) is not None for name in page.ids) for page in (main, *parts)]
-    assert essays == [20, 0, 0, 0, 10, 5]
-    assert "Rows 11 to 20 of 35" in parts[0].text
-    assert any(link.startswith("texts-2.html#e") for link in parts[2].links)
-    assert any(link.startswith("../report.html#e") for link in parts[0].links)
+    main, *others = write(root)
+    parts = {page.path.name: page for page in others}
+    on_main = [essay for essay in essays if essay in main.ids]
+    assert len(on_main) == 20
+    rows = [f"scores-{essays[start]}.html" for start in (10, 20, 30)]
+    assert set(parts) == {*rows, *(f"{essay}.html" for essay in essays if essay not in on_main)}
+    assert all(essay in parts[f"{essay}.html"].ids for essay in essays if essay not in on_main)
+    assert "Rows 11 to 20 of 35" in parts[rows[0]].text
+    linked = {link for name in rows for link in parts[name].links} | set(main.links)
+    assert {f"pages/{essay}.html" for essay in essays[:10] if essay not in on_main} <= {
+        link.partition("#")[0] for link in linked
+    }
+    assert any(link.startswith("../report.html#evaluation-") for link in linked)
     # With less to show the pages of before are gone.
     small = StoreBuilder(root, "small")
     small.evaluation(small.essay(small.draft()))
@@ -216,13 +227,14 @@ def test_larger_cohorts_go_to_linked_pages(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_report_holds_as_many_texts_as_it_is_told(tmp_path: Path) -> None:
     store = StoreBuilder(tmp_path)
+    essays = []
     for number in range(40):
-        essay = store.essay(store.draft(template=f"d{number:02}"))
-        store.evaluation(essay, answer="SCORE: 5" if number != 30 else "no")
+        essays.append(store.essay(store.draft(template=f"d{number:02}")))
+        store.evaluation(essays[-1], answer="SCORE: 5" if number != 30 else "no")
     root = store.write_membership()
     (page,) = write(root, text_rows=45, all_texts_command="genworker report pilot --all-texts")
-    assert sum(identifier.startswith("e") and identifier[1:].isdigit() for identifier in page.ids) == 15
-    assert "e31" in page.ids, "what has trouble comes first"
+    assert sum(essay in page.ids for essay in essays) == 15
+    assert essays[30] in page.ids, "what has trouble comes first"
     assert "The texts of 25 more essays are left out" in " ".join(page.text.split())
     (page,) = write(root, text_rows=None)
     assert "left out" not in page.text
@@ -248,7 +260,7 @@ def test_a_cohort_without_evaluations_has_a_page(tmp_path: Path) -> None:
     store.essay(store.draft(), answer=None)
     (page,) = write(store.write_membership())
     assert "No evaluations are planned." in page.text
-    assert "1 missing" in " ".join(page.text.split())
+    assert "Nobody has asked for 1 essay yet" in " ".join(page.text.split())
 
 
 def test_several_cohorts_share_a_page(tmp_path: Path) -> None:

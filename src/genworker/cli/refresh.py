@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +13,12 @@ from genworker.cli.app import say
 from genworker.core.stages import STAGES, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from genworker.core.generation import Failure
     from genworker.core.plan import Plan
     from genworker.project.open import Project, Redo
+    from genworker.reports.provenance import StaleGroup
 
 
 class Refresh(StrEnum):
@@ -48,6 +51,36 @@ def stale_counts(project: Project, planned: Plan) -> dict[Stage, int | None]:
         return dict.fromkeys(STAGES)
     counts = found.counts()
     return {stage: counts[stage] for stage in STAGES}
+
+
+def stale_groups(project: Project, cohorts: Sequence[str]) -> list[StaleGroup] | None:
+    """What is stale in these cohorts and why; ``None`` where there are too many generations to look into."""
+    from datetime import UTC, datetime
+
+    from genworker.project.freshness import EAGER_ROWS, find_stale
+    from genworker.project.open import open_membership, plan_cohort
+    from genworker.reports.provenance import StaleGroup
+
+    groups: Counter[tuple[Stage, str, str]] = Counter()
+    for cohort in cohorts:
+        membership = open_membership(project, cohort, strict=False)
+        found = None
+        if len(membership) <= EAGER_ROWS:
+            found = find_stale(project, plan_cohort(project, membership))
+        if found is None:
+            return None
+        for index, reason in found.reasons.items():
+            row = membership.rows[index]
+            groups[row.stage, row.template_id, reason.value] += 1
+    stale = []
+    for (stage, template_id, why), number in groups.most_common():
+        changed = None
+        if why == "template":
+            with contextlib.suppress(OSError):
+                moment = project.paths.template_file(stage, template_id).stat().st_mtime
+                changed = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M} UTC"
+        stale.append(StaleGroup(stage, template_id, why, number, changed))
+    return stale
 
 
 def stale_lines(cohort: str, stages: dict[str, Any]) -> list[str]:

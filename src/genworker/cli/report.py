@@ -22,7 +22,9 @@ from genworker.cli.tables import shorten, table
 from genworker.errors import Fault, UsageError
 
 if TYPE_CHECKING:
+    from genworker.paths import Paths
     from genworker.reports.pairwise import Comparison
+    from genworker.reports.provenance import StaleGroup
     from genworker.reports.reading import Reading
     from genworker.reports.scores import Scores
     from genworker.reports.tables import PivotRow, Table
@@ -72,7 +74,8 @@ def report(
         return report_comparisons(compared, as_json=json_)
     paths, settings = data_paths_and_settings(config, data_root)
     reader = StoreReader(paths)
-    reading = read_report(reader, cohorts, settings=settings, comparisons=compared)
+    stale = None if tables_only else what_is_stale(config, data_root, reader.paths, cohorts)
+    reading = read_report(reader, cohorts, settings=settings, comparisons=compared, stale=stale)
     scores = reading.scores
     one = scores.cohort_ids[0] if len(scores.cohort_ids) == 1 else None
     directory = paths.cross_experiment_dir if one is None else paths.cohort_reports_dir(one)
@@ -98,6 +101,22 @@ def report(
         say(f"wrote {path}")
     say(outcome_line(scores))
     return 0
+
+
+def what_is_stale(
+    config: Path | None, data_root: Path | None, paths: Paths, cohorts: list[str]
+) -> list[StaleGroup] | None:
+    """What is stale and why; ``None`` without a catalogue and settings that could be read."""
+    from genworker.cli.refresh import stale_groups
+    from genworker.errors import GenworkerError
+    from genworker.project.open import open_project
+
+    if not paths.catalog_dir.is_dir():
+        return None
+    try:
+        return stale_groups(open_project(config, data_root), cohorts)
+    except GenworkerError:  # a report needs neither; `plan` says what is wrong with them
+        return None
 
 
 def compared_texts(path: Path) -> list[Comparison]:

@@ -207,7 +207,8 @@ def money_text(part: Part) -> str:
     """The two numbers, and what has no price: ``$2.09, and at most $20.51 more for 13 … calls``."""
     names = sorted(part.unpriced)
     known = bool(part.spent_usd) or not names
-    text = ("nothing" if not part.spent_usd else dollars(part.spent_usd)) if known else ""
+    nothing = "nothing" if part.calls else "nothing on record"
+    text = (dollars(part.spent_usd) if part.spent_usd else nothing) if known else ""
     if part.possible_usd:
         text += (
             f"{', and ' if text else ''}at most {dollars(part.possible_usd)} more for {uncertain_text(part)}"

@@ -50,6 +50,11 @@ class FailureGroup:
         ]
 
     @property
+    def is_pending(self) -> bool:
+        """Whether nothing is wrong: nobody has asked yet."""
+        return self.word == "missing" and self.likeness == "no answer yet"
+
+    @property
     def note(self) -> str:
         """What to know before that."""
         return _mend(self.word)[1]

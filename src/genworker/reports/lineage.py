@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from markupsafe import Markup
+
 from genworker.core.completion import Usage
 from genworker.core.facts import NO_FACTS, Facts
 from genworker.core.generation import Generation
@@ -17,7 +19,8 @@ from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
-from genworker.reports.overview import HeatCell, heat_cell
+from genworker.reports.overview import WHOLE_SCALE, HeatCell, Scale, heat_cell
+from genworker.reports.prose import prose
 from genworker.reports.scores import Axis, Essay, Evaluation, PivotKey, Scores, Source
 from genworker.reports.statistics import mean
 from genworker.reports.tables import PivotCell
@@ -182,6 +185,7 @@ class GenerationView:
         facts: (name, value) of what is worth a glance.
         excerpt: how the parsed text begins, on one line.
         parsed: ``None`` when there is none.
+        prose: the parsed text laid out, of drafts and essays; ``None`` where it is too long for that.
         raw: ``None`` when there is none, or when it equals the parsed text (`raw_is_parsed`).
         prompt: ``None`` when it was not kept.
         redo: the command that asks for it, again or at last.
@@ -197,6 +201,7 @@ class GenerationView:
     facts: tuple[tuple[str, str], ...]
     excerpt: str
     parsed: TextView | None
+    prose: Markup | None
     raw: TextView | None
     raw_is_parsed: bool
     copies_parent: bool
@@ -223,11 +228,12 @@ class LineageView:
         draft: ``None`` when it is not known.
     """
 
-    number: int
+    gen_id: str
     key: PivotKey
+    concepts: str
     mean: str
     count: str
-    is_short: bool
+    needs_care: bool
     draft: GenerationView | None
     essay: GenerationView
     evaluators: tuple[EvaluatorView, ...]
@@ -241,8 +247,9 @@ class LineageView:
 class Lineages:
     """Reads the texts behind essays."""
 
-    def __init__(self, scores: Scores, source: Source) -> None:
+    def __init__(self, scores: Scores, source: Source, scale: Scale = WHOLE_SCALE) -> None:
         self._source = source
+        self._scale = scale
         self._scores = scores
         self._rows: dict[tuple[Stage, str], MembershipRow] = {
             (row.stage, row.gen_id): row for row in scores.plan.membership.rows if not row.stage.is_scored
@@ -252,18 +259,22 @@ class Lineages:
     def view(self, essay: EssayScores) -> LineageView:
         """One essay's lineage; reads all its generations."""
         facts = essay.essay
+        cells = {axis: _cell(answers) for axis, answers in essay.by_axis.items()}
         draft, draft_text = self._ancestor(Stage.DRAFT, facts.draft_id, None)
         essay_view, essay_text = self._ancestor(Stage.ESSAY, facts.gen_id, draft_text)
         evaluators = tuple(
-            EvaluatorView(axis, heat_cell(_cell(answers)), tuple(self._answers(answers, essay_text)))
+            EvaluatorView(
+                axis, heat_cell(cells[axis], self._scale), tuple(self._answers(answers, essay_text))
+            )
             for axis, answers in essay.by_axis.items()
         )
         return LineageView(
-            essay.number,
+            facts.gen_id,
             facts.key,
+            self._scores.concepts.get(facts.key.combo_id, facts.key.combo_id),
             "–" if essay.mean is None else f"{essay.mean:.2f}",
             f"{essay.scored}/{essay.planned}",
-            essay.scored < essay.planned,
+            any(cell.wrong for cell in cells.values()),
             draft if facts.draft_id else None,
             essay_view,
             evaluators,
@@ -338,6 +349,7 @@ class Lineages:
             tuple(_shown(facts)),
             excerpt(parsed or ""),
             None if parsed is None else text_view(parsed, look=look),
+            prose(parsed) if parsed and look else None,
             text_view(raw, look=look) if raw and raw != parsed else None,
             bool(raw) and raw == parsed,
             bool(parsed) and facts.is_copy and parsed == parent_text,

@@ -9,8 +9,8 @@ from genworker.core.money import Money, Part, money_text
 from genworker.core.plan import RowState
 from genworker.core.stages import Stage
 from genworker.reports.provenance import Provenance
-from genworker.reports.scores import Outcome, PivotKey, Scores
-from genworker.reports.statistics import mean, spread
+from genworker.reports.scores import Axis, Outcome, PivotKey, Scores
+from genworker.reports.statistics import mean
 from genworker.reports.tables import PivotCell, PivotRow, Tally
 
 
@@ -92,37 +92,65 @@ def stage_views(scores: Scores, provenance: Provenance, money: Money) -> list[St
     return [view for view in views if view.planned]
 
 
+LEVELS = 10
+"""Shades from the lowest mean that occurs to the highest."""
+Scale = tuple[float, float]
+"""(lowest, highest) mean that is shown: what the first and the last shade stand for."""
+WHOLE_SCALE: Scale = (0.0, 10.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HeatCell:
     """One cell of generation × evaluator.
 
     Attributes:
-        level: the mean rounded to a whole mark from 0 to 10, for its shade; ``None`` without a score.
-        is_short: fewer scores than planned.
+        marks: ``4–6``, the lowest and the highest mark, where there are several.
+        count: ``2/3`` where scores are missing, else how many there are.
+        level: from 0 to `LEVELS`, for its shade; ``None`` without a score.
+        needs_care: whether scores came to nothing that somebody could mend.
         is_planned: whether the plan has anything here.
     """
 
     mean: str
-    spread: str
+    marks: str
     count: str
     level: int | None
-    is_short: bool
+    needs_care: bool
     is_planned: bool
 
 
-def heat_cell(cell: PivotCell | None) -> HeatCell:
+def heat_cell(cell: PivotCell | None, scale: Scale = WHOLE_SCALE) -> HeatCell:
     """What a cell shows."""
     if cell is None:
         return HeatCell("", "", "not planned", None, False, False)
-    value, around = mean(cell.scores), spread(cell.scores)
+    value, count = mean(cell.scores), len(cell.scores)
+    level = None
+    if value is not None:
+        low, high = scale
+        level = (
+            min(LEVELS, max(0, int(LEVELS * (value - low) / (high - low) + 0.5)))
+            if high > low
+            else LEVELS // 2
+        )
     return HeatCell(
         "–" if value is None else f"{value:.2f}",
-        "" if around is None else f"±{around:.1f}",
-        f"{len(cell.scores)}/{cell.planned}",
-        None if value is None else int(value + 0.5),
-        len(cell.scores) < cell.planned,
+        f"{min(cell.scores):g}–{max(cell.scores):g}" if count > 1 else "",
+        f"{count}/{cell.planned}" if count < cell.planned else f"{count}",
+        level,
+        cell.wrong > 0,
         True,
     )
+
+
+def heat_scale(rows: Sequence[PivotRow]) -> Scale:
+    """The lowest and the highest mean of all cells; the whole scale without any."""
+    means = [value for row in rows for cell in row.cells.values() if (value := mean(cell.scores)) is not None]
+    return (min(means), max(means)) if means else WHOLE_SCALE
+
+
+def shared_axes(rows: Sequence[PivotRow], axes: Sequence[Axis]) -> list[Axis]:
+    """The evaluators that have scored every row: sums over others would compare unlike things."""
+    return [axis for axis in axes if all((cell := row.cells.get(axis)) and cell.scores for row in rows)]
 
 
 def varying_fields(rows: Sequence[PivotRow]) -> list[str]:
@@ -134,21 +162,22 @@ def varying_fields(rows: Sequence[PivotRow]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MeanView:
-    """A mean with its interval, drawn on the scale from 0 to 10.
+    """A mean with its interval.
 
     Attributes:
         interval: (low, high), or (``None``, ``None``).
         count: ``scored/planned``.
+        needs_care: whether scores came to nothing that somebody could mend.
     """
 
     mean: float | None
     interval: tuple[float, float] | tuple[None, None]
     count: str
-    is_short: bool
+    needs_care: bool
 
 
 def mean_view(tally: Tally) -> MeanView:
     """A group's mean."""
-    values = tally.scores()
-    short = len(values) < tally.planned
-    return MeanView(mean(values), tally.interval(), f"{len(values)}/{tally.planned}", short)
+    scored = tally.outcomes[Outcome.SCORED]
+    wrong = tally.planned - scored - tally.outcomes[Outcome.MISSING]
+    return MeanView(tally.mean(), tally.interval(), f"{scored:,}/{tally.planned:,}", wrong > 0)

@@ -2,6 +2,7 @@
 
 Every page is one file: no script, no outside request, a policy that allows its own style sheet and nothing
 else. All that comes from a store goes through `visible` and the template engine's escaping, at one place.
+Anchors and file names are gen_ids: a link leads to the same text for as long as the store has it.
 """
 
 from __future__ import annotations
@@ -9,41 +10,56 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from genworker.core.membership import MembershipRow
+from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.reports.failures import failure_groups
 from genworker.reports.files import open_whole, replaced_directory
+from genworker.reports.front import front_view, level_name
+from genworker.reports.judges import Histogram, judges_view
 from genworker.reports.lineage import EssayScores, Lineages, LineageView, PromptView, essays_of, ranked
-from genworker.reports.overview import HeatCell, heat_cell, mean_view, money_view, stage_views, varying_fields
+from genworker.reports.overview import (
+    HeatCell,
+    heat_cell,
+    heat_scale,
+    mean_view,
+    money_view,
+    shared_axes,
+    stage_views,
+    varying_fields,
+)
 from genworker.reports.reading import Reading
 from genworker.reports.replicates import replicate_views
 from genworker.reports.scores import Axis, Outcome, PivotKey, Source
-from genworker.reports.statistics import spread
-from genworker.reports.tables import PivotRow, Table, Tally, tallies
+from genworker.reports.statistics import mean, score_interval, spread
+from genworker.reports.tables import PivotRow, Table, tallies
+from genworker.reports.words import NOUNS, figure, interval_text, judges_sentence
 
 HEAT_ROWS = 100
 """Rows of scores on one page."""
 BEST = 5
 """Best essays that are shown first, and as many worst ones."""
-MAIN_ROWS, PART_ROWS = 500, 100
-"""Generations whose texts ``report.html`` and each further page hold."""
+MAIN_ROWS = 500
+"""Generations whose texts ``report.html`` holds; every other essay has a page of its own."""
 PAGE_BYTES = 3_000_000
 """A page of texts that is larger than this is not filled further."""
 WIDEST = 4
 """Groups of replicates that are compared, of each stage."""
 AGREEMENT_ROWS = 60
 FAILURE_GROUPS = 60
+MATRIX_JUDGES = 40
 TEXT_ROWS = 2000
-"""Generations whose texts a report holds unless more are asked for: a page per hundred."""
+"""Generations whose texts a report holds unless more are asked for: a page per essay."""
 
 
 def write_pages(
@@ -94,7 +110,7 @@ def write_pages(
 
 def make_environment() -> Environment:
     """The template engine: everything escaped, and made visible before that."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("genworker.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -102,20 +118,45 @@ def make_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    loader = environment.loader
+    assert loader is not None
+    style = loader.get_source(environment, "style.css")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment.filters["exp"] = math.exp
+    environment.globals.update(style=Markup(style), style_hash=f"sha256-{digest}")
+    return environment
 
 
 def _finalize(value: object) -> object:
     return value if isinstance(value, Markup) or not isinstance(value, str) else visible(value)
 
 
+def anchor(gen_id: str, stage: Stage = Stage.ESSAY) -> str:
+    """The ``id`` of a generation's text on a page, also what stands behind the ``#`` of a link to it.
+
+    An essay's is its gen_id; those of other stages say their stage too, since ids are told apart by stage.
+    """
+    name = quote(gen_id, safe="")
+    return name if stage is Stage.ESSAY else f"{stage.value}-{name}"
+
+
+def page_name(gen_id: str) -> str:
+    """The file of an essay that has a page of its own."""
+    return f"{gen_id}.html"
+
+
 @dataclass(slots=True)
 class _Page:
-    """One page of texts while it is filled; each prompt and each draft stands on it once."""
+    """One page of texts while it is filled; each prompt and each draft stands on it once.
 
+    Attributes:
+        alone: whether it holds one essay only, whose text is open then.
+    """
+
+    alone: bool = False
     articles: list[Markup] = field(default_factory=list)
     prompts: dict[PromptView, int] = field(default_factory=dict)
-    drafts: dict[str, int] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
+    drafts: dict[str, str] = field(default_factory=dict)
     rows: int = 0
     size_bytes: int = 0
 
@@ -127,10 +168,10 @@ class _Page:
                 self.size_bytes += sum(len(span.text.encode()) for span in text.spans)
         return number
 
-    def draft_of(self, view: LineageView) -> int:
-        """The number of the essay whose article shows this one's draft."""
+    def draft_of(self, view: LineageView) -> str:
+        """The essay whose article shows this one's draft."""
         assert view.draft is not None
-        return self.drafts.setdefault(view.draft.gen_id, view.number)
+        return self.drafts.setdefault(view.draft.gen_id, view.gen_id)
 
 
 class _HeatRow(NamedTuple):
@@ -143,9 +184,16 @@ class _HeatRow(NamedTuple):
 
 @dataclass(slots=True)
 class _Heat:
+    """The scores as a table.
+
+    Attributes:
+        total_of: evaluators that the totals are over; 0 where there is no total to speak of.
+    """
+
     key_title: str
     axes: Sequence[Axis]
     rows: list[_HeatRow]
+    total_of: int
     part: str = ""
     fixed: Sequence[tuple[str, str]] = ()
     pages: Sequence[tuple[str, str]] = ()
@@ -166,33 +214,32 @@ class _Report:
         self.agreed = agreed
         self.source = source
         self.scratch = scratch
+        self.scale = heat_scale(rows)
+        self.shared = shared_axes(rows, scores.axes)
         self.environment = make_environment()
-        loader = self.environment.loader
-        assert loader is not None
-        style = loader.get_source(self.environment, "style.css")[0]
-        digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
         self.environment.globals.update(
-            style=Markup(style),
-            style_hash=f"sha256-{digest}",
             cohort=" + ".join(scores.cohort_ids),
             show_combo=len({row.key.combo_id for row in rows}) > 1,
+            anchor=anchor,
+            Stage=Stage,
         )
         self.macros: Any = self.environment.get_template("macros.html").module
         self.essays = essays_of(scores)
-        self.numbers = {essay.essay.gen_id: essay.number for essay in self.essays}
         self.main = _Page()
         self.shelves: list[tuple[str, list[Markup]]] = []
         self.places: dict[str, tuple[str, EssayScores]] = {}
         """Where each essay's texts stand: the page's name (``""`` for the main one) and the essay."""
         self.planted: set[str] = set()
-        self.text_pages: list[tuple[str, str]] = []
+        self.own_pages = 0
         self.texts_left_off = 0
+        self.best: list[EssayScores] = []
 
     # Texts
 
     def lay_out_texts(self, limit: int | None) -> None:
         """Render the essays: the best and the worst first, then those with trouble, then the others."""
         best, worst = ranked(self.essays, BEST)
+        self.best = best
         chosen = {id(essay) for essay in (*best, *worst)}
         others = [essay for essay in self.essays if id(essay) not in chosen]
         if limit is not None:
@@ -206,7 +253,7 @@ class _Report:
                 kept.append(essay)
             self.texts_left_off = len(others) - len(kept)
             others = sorted(kept, key=lambda essay: essay.number)
-        lineages = Lineages(self.scores, self.source)
+        lineages = Lineages(self.scores, self.source, self.scale)
         for title, essays in (("Best", best), ("Worst", worst[::-1])):
             if essays:
                 articles = [self._article(self.main, "", lineages, essay) for essay in essays]
@@ -214,51 +261,44 @@ class _Report:
         self._shelve_others(lineages, others)
 
     def _shelve_others(self, lineages: Lineages, others: Sequence[EssayScores]) -> None:
-        rest = iter(others)
+        """On the main page as far as there is room, else on pages of their own."""
         articles: list[Markup] = []
-        pending: EssayScores | None = None
-        for essay in rest:
+        for essay in others:
             if self.main.rows + essay.planned + 2 > MAIN_ROWS or self.main.size_bytes > PAGE_BYTES:
-                pending = essay
                 break
             articles.append(self._article(self.main, "", lineages, essay))
+        apart = others[len(articles) :]
         if articles:
-            self.shelves.append(("All other essays" if pending is None else "Other essays", articles))
-        page, name = _Page(), "texts-1.html"
-        while pending is not None:
-            if page.rows and (page.rows + pending.planned + 2 > PART_ROWS or page.size_bytes > PAGE_BYTES):
-                self._close(page, name, more=True)
-                page, name = _Page(), f"texts-{len(self.text_pages) + 1}.html"
-            page.articles.append(self._article(page, name, lineages, pending))
-            pending = next(rest, None)
-        if page.rows:
-            self._close(page, name, more=False)
+            self.shelves.append(("Other essays" if apart else "All other essays", articles))
+        for number, essay in enumerate(apart):
+            page, name = _Page(alone=True), page_name(essay.essay.gen_id)
+            article = self._article(page, name, lineages, essay)
+            neighbours = [
+                (quote(page_name(apart[at].essay.gen_id)), title)
+                for at, title in ((number - 1, "Previous essay"), (number + 1, "Next essay"))
+                if 0 <= at < len(apart)
+            ]
+            heading = f"Essay {essay.essay.gen_id}"
+            self._write_part(name, heading, neighbours, articles=[article], page=page, heat=None)
+        self.own_pages = len(apart)
 
     def _article(self, page: _Page, name: str, lineages: Lineages, essay: EssayScores) -> Markup:
         view = lineages.view(essay)
         article: Markup = self.macros.lineage(view, page)
         page.rows += essay.planned + 2
         page.size_bytes += len(article.encode())
-        page.numbers.append(essay.number)
         self.places[essay.essay.gen_id] = (name, essay)
         if view.is_planted:
             self.planted.add(essay.essay.gen_id)
         return article
 
-    def _close(self, page: _Page, name: str, *, more: bool) -> None:
-        heading = f"Essays {page.numbers[0]} to {page.numbers[-1]}"
-        before = len(self.text_pages)
-        neighbours = [(f"texts-{before}.html", "Previous")] if before else []
-        neighbours += [(f"texts-{before + 2}.html", "Next")] if more else []
-        self._write_part(name, heading, neighbours, articles=page.articles, page=page, heat=None)
-        self.text_pages.append((f"pages/{name}", heading))
-
     def _write_part(
         self, name: str, heading: str, neighbours: Sequence[tuple[str, str]], **parts: Any
     ) -> None:
+        """One further page; the directory appears whole, so that each of its files need not."""
         template = self.environment.get_template("part.html")
-        with open_whole(self.scratch / name) as stream:
-            stream.write(template.render(heading=heading, neighbours=neighbours, **parts))
+        text = template.render(heading=heading, neighbours=neighbours, scale=self.scale, **parts)
+        (self.scratch / name).write_text(text, encoding="utf-8", errors="replace", newline="")
 
     # Scores
 
@@ -266,21 +306,23 @@ class _Report:
         """Write all rows of scores but the first ones to pages of their own."""
         self.varying = varying_fields(self.pivot)
         self.heat_pages: list[tuple[str, str]] = []
-        for number, start in enumerate(range(HEAT_ROWS, len(self.pivot), HEAT_ROWS), 1):
+        starts = list(range(0, len(self.pivot), HEAT_ROWS))
+        names = [f"scores-{next(iter(self.pivot[start].essay_ids))}.html" for start in starts]
+        for number, start in list(enumerate(starts))[1:]:
             stop = min(start + HEAT_ROWS, len(self.pivot))
             heading = f"Rows {start + 1} to {stop} of {len(self.pivot)}"
-            neighbours = [(f"scores-{number - 1}.html", "Previous")] if number > 1 else []
+            neighbours = [(quote(names[number - 1]), "Previous")] if number > 1 else []
             if stop < len(self.pivot):
-                neighbours.append((f"scores-{number + 1}.html", "Next"))
+                neighbours.append((quote(names[number + 1]), "Next"))
             heat = self._heat(self.pivot[start:stop], prefix="")
-            self._write_part(
-                f"scores-{number}.html", heading, neighbours, heat=heat, articles=[], page=_Page()
-            )
-            self.heat_pages.append((f"pages/scores-{number}.html", heading))
+            self._write_part(names[number], heading, neighbours, heat=heat, articles=[], page=_Page())
+            self.heat_pages.append((f"pages/{quote(names[number])}", heading))
 
     def _heat(self, rows: Sequence[PivotRow], *, prefix: str) -> _Heat:
-        title = " · ".join(name.replace("_", " ") for name in self.varying)
-        return _Heat(title, self.scores.axes, [self._heat_row(row, prefix) for row in rows])
+        titles = {"combo_id": "concepts"}
+        title = " · ".join(titles.get(name, name.replace("_", " ")) for name in self.varying)
+        total_of = len(self.shared) if len(self.shared) > 1 else 0
+        return _Heat(title, self.scores.axes, [self._heat_row(row, prefix) for row in rows], total_of)
 
     def _heat_row(self, row: PivotRow, prefix: str) -> _HeatRow:
         hrefs = {essay: self._href(essay, prefix) for essay in row.essay_ids}
@@ -289,17 +331,23 @@ class _Report:
         for axis in self.scores.axes:
             href = hrefs[first]
             if href is not None and axis in row.cells:
-                place = list(self.places[first][1].by_axis)
-                href = f"{href}-a{place.index(axis) + 1}" if axis in place else href
-            cells.append((heat_cell(row.cells.get(axis)), href))
-        total = row.total()
+                answers = self.places[first][1].by_axis.get(axis)
+                if answers:
+                    target = anchor(answers[0].row.gen_id, answers[0].row.stage)
+                    href = f"{href.partition('#')[0]}#{target}"
+            cells.append((heat_cell(row.cells.get(axis), self.scale), href))
+        total = sum(mean(row.cells[axis].scores) or 0.0 for axis in self.shared)
         return _HeatRow(
-            [getattr(row.key, name) or "?" for name in self.varying],
-            [(href, f"essay {self.numbers[essay]}") for essay, href in hrefs.items()],
+            [self._key_text(row.key, name) for name in self.varying],
+            [(href, essay) for essay, href in hrefs.items()],
             cells,
-            "–" if total is None else f"{total:.2f}",
+            f"{total:.2f}",
             not self.planted.isdisjoint(row.essay_ids),
         )
+
+    def _key_text(self, key: PivotKey, name: str) -> str:
+        value: str = getattr(key, name)
+        return self.scores.concepts.get(value, value) if name == "combo_id" else value or "not known"
 
     def _href(self, gen_id: str, prefix: str) -> str | None:
         """The link to an essay's texts, from the main page (``pages/``) or from another page (``""``)."""
@@ -307,14 +355,14 @@ class _Report:
             return None
         name, essay = self.places[gen_id]
         main = "" if prefix else "../report.html"
-        return f"{prefix + name if name else main}#e{essay.number}"
+        return f"{prefix + quote(name) if name else main}#{anchor(essay.essay.gen_id)}"
 
     # The main page
 
     def render_main(self, **facts: Any) -> str:
         """``report.html``; after everything else, since it links there."""
-        scores = self.scores
-        stages = stage_views(scores, self.reading.provenance, self.reading.money)
+        scores, reading = self.scores, self.reading
+        judges = judges_view(self.pivot, scores.axes, reading.findings)
         heat = self._heat(self.pivot[:HEAT_ROWS], prefix="pages/")
         heat.has_links = bool(self.places)
         heat.pages = self.heat_pages
@@ -323,42 +371,81 @@ class _Report:
         if self.pivot:
             key = self.pivot[0].key
             heat.fixed = [
-                (name.replace("_", " "), getattr(key, name))
+                ("concepts" if name == "combo_id" else name.replace("_", " "), self._key_text(key, name))
                 for name in PivotKey._fields
                 if name != "stage" and name not in self.varying
             ]
-        failures = failure_groups(scores)
+        groups = failure_groups(scores)
+        failures = [group for group in groups if not group.is_pending]
         replicates, replicate_count = replicate_views(scores, self.essays, self.source, WIDEST)
         agreed = list(self._agreement())
         return self.environment.get_template("report.html").render(
             summary=self._summary(),
-            stages=stages,
+            front=front_view(reading.findings, judges),
+            best=list(self._best()),
+            concepts=list(self._concepts()),
+            stages=stage_views(scores, reading.provenance, reading.money),
+            models=[(model, money_view(part)) for model, part in sorted(reading.money.by_model.items())],
+            money=money_view(reading.money.total),
             heat=heat,
-            factors=list(self._factors()),
-            evaluators=list(self._evaluators()),
+            scale=self.scale,
+            judges=judges,
+            judges_sentence=judges_sentence(reading.findings),
+            matrix_judges=judges.judges[:MATRIX_JUDGES],
+            evaluators=list(self._evaluators(judges.by_axis)),
+            nouns=NOUNS,
+            name_of=lambda factor, level: level_name(reading.findings, factor, level),
+            figure=figure,
+            interval_text=interval_text,
             agreement=agreed[:AGREEMENT_ROWS],
             agreement_left_off=max(len(agreed) - AGREEMENT_ROWS, 0),
             shelves=self.shelves,
-            text_pages=self.text_pages,
+            own_pages=self.own_pages,
             texts_left_off=self.texts_left_off,
             failures=failures[:FAILURE_GROUPS],
             failures_left_off=max(len(failures) - FAILURE_GROUPS, 0),
             failure_count=sum(len(group.rows) for group in failures),
+            pending=[(group.stage, len(group.rows)) for group in groups if group.is_pending],
             replicates=replicates,
-            number_href=self._number_href,
+            essay_href=lambda gen_id: None if gen_id is None else self._href(gen_id, "pages/"),
             row_href=self._row_href,
             replicate_count=replicate_count,
             cohort_ids=scores.cohort_ids,
             page=self.main,
+            history=reading.history,
+            run_money={run: money_view(part) for run, part in reading.money.by_run.items()},
+            provenance=reading.provenance,
+            missing=reading.findings.missing,
             **facts,
         )
-
-    def _number_href(self, number: int | None) -> str | None:
-        return None if number is None else self._href(self.essays[number - 1].essay.gen_id, "pages/")
 
     def _row_href(self, row: MembershipRow) -> str | None:
         essay = row.parent_gen_id if row.stage.is_scored else row.gen_id
         return self._href(essay or "", "pages/")
+
+    def _best(self) -> Iterator[tuple[str, str, str, str | None]]:
+        """(mean, concepts, templates and model, link) of the best essays."""
+        for essay in self.best:
+            key = essay.essay.key
+            what = f"{key.draft_template} → {key.generation_template} · {key.generation_model}"
+            name = self._key_text(key, "combo_id")
+            yield f"{essay.mean:.2f}", name, what, self._href(essay.essay.gen_id, "pages/")
+
+    def _concepts(self) -> Iterator[tuple[str, str, str, int]]:
+        """(concept, mean of the combos that have it, their interval, how many) where there are several."""
+        by_concept: dict[str, list[float]] = {}
+        by_combo: dict[str, list[float]] = {}
+        for row in self.pivot:
+            values = [score for cell in row.cells.values() for score in cell.scores]
+            by_combo.setdefault(row.key.combo_id, []).extend(values)
+        for combo, values in by_combo.items():
+            if values:
+                for concept in self.scores.concept_lists.get(combo, ()):
+                    by_concept.setdefault(concept, []).append(mean(values) or 0.0)
+        if len(by_combo) > 1:
+            for concept, means in sorted(by_concept.items(), key=lambda item: -(mean(item[1]) or 0.0)):
+                low, high = score_interval([[value] for value in means]) or (None, None)
+                yield concept, f"{mean(means):.2f}", interval_text(low, high), len(means)
 
     def _summary(self) -> dict[str, Any]:
         outcomes = [evaluation.outcome for evaluation in self.scores.evaluations]
@@ -372,31 +459,22 @@ class _Report:
             "money": money_view(self.reading.money.total),
         }
 
-    def _factors(self) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-        """Draft templates, essay templates and models, where there is more than one of a kind."""
-        by_key = tallies(self.scores, lambda evaluation: evaluation.essay.key)
-        for name, title in (
-            ("draft_template", "Draft template"),
-            ("generation_template", "Essay template"),
-            ("generation_model", "Generation model"),
-        ):
-            groups: dict[str, Tally] = {}
-            for key, tally in by_key.items():
-                groups.setdefault(getattr(key, name), Tally()).merge(tally)
-            if len(groups) > 1:
-                views = [(group, mean_view(tally)) for group, tally in groups.items()]
-                yield (
-                    title,
-                    sorted(views, key=lambda view: math.inf if view[1].mean is None else -view[1].mean),
-                )
-
-    def _evaluators(self) -> Iterator[tuple[Axis, Any, str, str, str]]:
+    def _evaluators(
+        self, marks: Mapping[Axis, Histogram]
+    ) -> Iterator[tuple[Axis, Histogram, Any, str, str, str]]:
         for axis, tally in tallies(self.scores, lambda evaluation: evaluation.axis).items():
             values = tally.scores()
             around = spread(values)
             ends = [f"{end:g} ({values.count(end) / len(values):.0%})" for end in _ends(values)]
             lowest, highest = ends or ("–", "–")
-            yield axis, mean_view(tally), "–" if around is None else f"{around:.2f}", lowest, highest
+            yield (
+                axis,
+                marks[axis],
+                mean_view(tally),
+                "–" if around is None else f"{around:.2f}",
+                lowest,
+                highest,
+            )
 
     def _agreement(self) -> Iterator[list[str]]:
         for row in self.agreed.rows:
@@ -413,4 +491,4 @@ def _ends(values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _figure(value: Any) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+    return "–" if value is None else figure(value)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from genworker.core.facts import Facts
 from genworker.core.plan import RowState
@@ -20,6 +20,8 @@ from genworker.reports.scores import Scores, Source
 
 NAME_CHARS = 120
 """Characters of a name that an endpoint gave; one that is longer is cut."""
+MOST_TEMPLATES = 200
+"""Templates whose texts a page holds."""
 MOST_NAMES = 1000
 """Different names of models, samplings and digests that are told apart."""
 
@@ -120,3 +122,80 @@ def seconds_of(moment: str | None) -> float:
     except ValueError:
         return 0.0
     return parsed.timestamp() if parsed.tzinfo is not None else 0.0
+
+
+class RunRecord(NamedTuple):
+    """One run of a cohort, as its journal says.
+
+    Attributes:
+        started_at: ISO 8601; ``""`` where the journal does not say, as of the others.
+        ended_at: ``None`` for a run that is alive, was killed, or whose end is not on record.
+        calls: that it made; ``None`` likewise, as of the others.
+        ending: how it ended, in words.
+    """
+
+    run_id: str
+    started_at: str
+    ended_at: str | None
+    version: str
+    calls: int | None
+    ending: str
+
+    @property
+    def rate_per_min(self) -> float | None:
+        """Calls a minute over all its time."""
+        began, ended = seconds_of(self.started_at), seconds_of(self.ended_at)
+        return None if self.calls is None or ended <= began else 60 * self.calls / (ended - began)
+
+
+class StaleGroup(NamedTuple):
+    """Generations that would be made from another prompt today, for one reason.
+
+    Attributes:
+        reason: ``template``, ``concepts`` or ``parent``.
+        changed_at: when the template's file was changed last, ISO 8601; ``None`` for other reasons.
+    """
+
+    stage: Stage
+    template_id: str
+    reason: str
+    rows: int
+    changed_at: str | None
+
+
+class TemplateText(NamedTuple):
+    """A template of the plan.
+
+    Attributes:
+        text: as its file has it today; ``None`` where there is none.
+        is_other: whether answers were made from another text than that.
+    """
+
+    stage: Stage
+    template_id: str
+    text: str | None
+    is_other: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is known of how a cohort came about, beside what its answers say.
+
+    Attributes:
+        stale: ``None`` where it was not looked for.
+    """
+
+    runs: Sequence[RunRecord] = ()
+    stale: Sequence[StaleGroup] | None = None
+    templates: Sequence[TemplateText] = ()
+
+
+def template_texts(scores: Scores, provenance: Provenance, source: Source) -> list[TemplateText]:
+    """The templates of the plan with their texts as they are today."""
+    used = dict.fromkeys((row.stage, row.template_id) for row in scores.plan.membership.rows)
+    found = []
+    for stage, template_id in sorted(used, key=lambda key: key[0].order)[:MOST_TEMPLATES]:
+        text, digest = source.template(stage, template_id)
+        digests = {known for at, name, known in provenance.templates if (at, name) == (stage, template_id)}
+        found.append(TemplateText(stage, template_id, text, bool(digests - {digest}) and text is not None))
+    return found

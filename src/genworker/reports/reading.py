@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genworker.core.money import Money
 from genworker.reports.findings import Findings
-from genworker.reports.provenance import Provenance
+from genworker.reports.provenance import History, Provenance
 from genworker.reports.scores import Scores
 
 
@@ -22,3 +22,4 @@ class Reading:
     provenance: Provenance
     findings: Findings
     money: Money
+    history: History = field(default_factory=History)

@@ -29,7 +29,7 @@ class ReplicateView:
 
     title: str
     stage: Stage
-    number: int | None
+    essay_id: str | None
     values: tuple[tuple[str, str], ...]
     spread: float | None
     versions: tuple[Version, ...]
@@ -38,7 +38,7 @@ class ReplicateView:
 class _Group(NamedTuple):
     title: str
     stage: Stage
-    number: int | None
+    essay_id: str | None
     members: tuple[tuple[str, str, float | None], ...]
     """(label, gen_id, score)"""
 
@@ -66,7 +66,7 @@ def _replicate_groups(scores: Scores, essays: Sequence[EssayScores]) -> list[_Gr
         _Group(
             f"{axis.template} by {axis.model}",
             SCORED_STAGE,
-            essay.number,
+            essay.essay.gen_id,
             tuple((f"r{e.row.replicate}", e.row.gen_id, e.score) for e in evaluations),
         )
         for essay in essays
@@ -113,4 +113,6 @@ def _replicate_view(group: _Group, source: Source) -> ReplicateView | None:
         (label, "–" if score is None else f"{score:g}" if group.stage.is_scored else f"{score:.2f}")
         for label, _, score in group.members
     )
-    return ReplicateView(group.title, group.stage, group.number, values, group.spread, tuple(compare(texts)))
+    return ReplicateView(
+        group.title, group.stage, group.essay_id, values, group.spread, tuple(compare(texts))
+    )

@@ -26,6 +26,8 @@ ESSAY_STAGE = "essay2p"
 """What the column ``stage`` of scores and pivots says: the essays of two phases, draft and essay."""
 
 REASON_CHARS = 300
+JOINT = " + "
+"""Between the names of a combo's concepts."""
 
 
 class Source(Protocol):
@@ -57,8 +59,12 @@ class Source(Protocol):
         """``parsed.txt`` and the path of the response of an evaluation that is done; raises `StoreError`."""
         ...
 
-    def concept_names(self, combos: Collection[str]) -> Mapping[str, str]:
-        """The names of each combo's concepts, as one text, as far as the store knows them."""
+    def concepts(self, combos: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """The names of each combo's concepts, as far as the store knows them."""
+        ...
+
+    def template(self, stage: Stage, template_id: str) -> tuple[str | None, str | None]:
+        """A template's text as its file has it today and its digest; ``None`` twice where there is none."""
         ...
 
     def call_errors(self) -> dict[str, str]:
@@ -194,7 +200,8 @@ class Scores:
         evaluations: in the membership's order.
         axes: every planned evaluator, in order of first appearance.
         troubles: the drafts and essays that are not done.
-        concepts: combo's id to the names of its concepts, as far as they are known.
+        concepts: combo's id to the names of its concepts as one text, as far as they are known.
+        concept_lists: the same, name by name.
     """
 
     cohort_ids: tuple[str, ...]
@@ -203,6 +210,7 @@ class Scores:
     axes: tuple[Axis, ...]
     troubles: Sequence[Trouble] = ()
     concepts: Mapping[str, str] = field(default_factory=dict)
+    concept_lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def rows(self) -> Iterable[ScoreRow]:
         """The rows of ``aggregated_scores.csv``."""
@@ -270,8 +278,9 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
         if not row.stage.is_scored and plan.states[index] != RowState.DONE
     ]
     names = tuple(membership.cohort_id for membership in memberships)
-    concepts = source.concept_names({row.combo_id for row in membership.rows})
-    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles, concepts)
+    lists = source.concepts({row.combo_id for row in membership.rows})
+    concepts = {combo: JOINT.join(names) for combo, names in lists.items()}
+    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles, concepts, lists)
 
 
 class _Reader:

@@ -51,16 +51,20 @@ class PivotCell:
 
     Attributes:
         planned: how many evaluations the plan has here.
+        wrong: those that came to nothing, so that somebody has to act; what is merely missing is not.
     """
 
     planned: int = 0
     scores: list[float] = field(default_factory=list)
+    wrong: int = 0
 
     def add(self, evaluation: Evaluation) -> None:
         """Count one planned evaluation."""
         self.planned += 1
         if evaluation.score is not None:
             self.scores.append(evaluation.score)
+        elif evaluation.outcome is not Outcome.MISSING:
+            self.wrong += 1
 
 
 @dataclass(slots=True)

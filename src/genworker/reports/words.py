@@ -162,8 +162,8 @@ def power_sentences(findings: Findings, ranking: Ranking) -> Iterator[str]:
     """What this experiment could see, and what would see more."""
     if ranking.visible is not None:
         yield f"A true difference under {figure(ranking.visible)} would most likely go unseen here."
-    unclaimed = [found for found in findings.of(ranking.factor) if not found.claimed]
-    if ranking.factor is not Factor.COMBO and unclaimed:
+    unclaimed = findings.of(ranking.factor)
+    if ranking.factor is not Factor.COMBO and unclaimed and not findings.claimed(ranking.factor):
         largest = max(unclaimed, key=lambda found: abs(found.difference))
         count = findings.needed(largest)
         if count is not None and count > largest.estimate.clusters:
@@ -174,6 +174,12 @@ def power_sentences(findings: Findings, ranking: Ranking) -> Iterator[str]:
                 f"To be sure of a difference such as {level} − {against} = {figure(largest.difference)}, "
                 f"about {count:,} combos are needed; there are {largest.estimate.clusters}."
             )
+
+
+def author_note(ranking: Ranking) -> Iterator[str]:
+    """What contrasts of models leave out."""
+    if ranking.factor is Factor.AUTHOR:
+        yield "Contrasts leave out judges that are one of the two."
 
 
 def _list(names: list[str]) -> str:

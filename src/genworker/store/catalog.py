@@ -298,6 +298,14 @@ class TemplateFiles:
                 raise self._fault(stage, template_id, str(error), line=error.line) from None
         return self._compiled[key]
 
+    def text(self, stage: Stage, template_id: str) -> str:
+        """The template's text as it stands, whether or not it can be used.
+
+        Raises:
+            CatalogError: the file is missing, too large, or not UTF-8.
+        """
+        return self._read(stage, template_id)
+
     def digest(self, stage: Stage, template_id: str) -> str:
         """SHA-256 of the template's text, in hex."""
         self.get(stage, template_id)

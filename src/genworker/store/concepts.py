@@ -8,9 +8,6 @@ from pathlib import Path
 from genworker.paths import Paths
 from genworker.store.csvfile import CsvFault, open_csv
 
-JOINT = " + "
-"""Between the names of a combo's concepts."""
-
 
 def concepts_of(paths: Paths, wanted: Collection[str]) -> Mapping[str, tuple[str, ...]]:
     """The names of the concepts of each of these combos, in the combo's order.
@@ -33,11 +30,6 @@ def concepts_of(paths: Paths, wanted: Collection[str]) -> Mapping[str, tuple[str
     return {
         combo: tuple(names.get(concept) or concept for concept in concepts) for combo, concepts in ids.items()
     }
-
-
-def concept_names(paths: Paths, wanted: Collection[str]) -> dict[str, str]:
-    """As `concepts_of`, each combo's names as one text: ``tides + locks``."""
-    return {combo: JOINT.join(names) for combo, names in concepts_of(paths, wanted).items()}
 
 
 def _pairs(path: Path, key: str, value: str) -> Iterator[tuple[str, str]]:

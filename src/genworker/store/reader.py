@@ -6,14 +6,15 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 
 from genworker.core.facts import Facts
-from genworker.core.generation import Generation
+from genworker.core.generation import Generation, file_digest
+from genworker.core.ids import id_fault
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import SCORED_STAGE, Stage
-from genworker.errors import StoreError
+from genworker.errors import CatalogError, StoreError
 from genworker.paths import PARSED_FILE, RAW_FILE, Paths
-from genworker.store.catalog import load_membership_as_it_stands, stream_membership
-from genworker.store.concepts import concept_names
+from genworker.store.catalog import TemplateFiles, load_membership_as_it_stands, stream_membership
+from genworker.store.concepts import concepts_of
 from genworker.store.index import StoreIndex
 from genworker.store.ledger import read_accounts
 from genworker.store.reading import facts_in, generation_directory, is_done_directory, read_directory
@@ -105,9 +106,19 @@ class StoreReader:
             raise StoreError(f"{path} cannot be read: {error.strerror}", path=path) from None
         return text, response if os.path.exists(response) else path  # noqa: PTH110
 
-    def concept_names(self, combos: Collection[str]) -> Mapping[str, str]:
-        """The names of each combo's concepts, as one text, as far as the data root knows them."""
-        return concept_names(self.paths, combos)
+    def concepts(self, combos: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """The names of each combo's concepts, as far as the data root knows them."""
+        return concepts_of(self.paths, combos)
+
+    def template(self, stage: Stage, template_id: str) -> tuple[str | None, str | None]:
+        """A template's text as its file has it today and its digest; ``None`` twice where there is none."""
+        if id_fault(template_id) is not None:  # it would lead elsewhere
+            return None, None
+        try:
+            text = TemplateFiles(self.paths).text(stage, template_id)
+        except CatalogError:
+            return None, None
+        return text, file_digest(text.encode())
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""
