@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from genworker.core.visible import visible
 from genworker.errors import ExitCode
 from genworker.paths import Paths
 from genworker.reports.provenance import RunRecord
+from genworker.store.ledger import journals, open_journal
 
 LAST_BYTES = 65_536
 """The end of a journal that is read for its last line."""
@@ -34,15 +36,11 @@ def run_records(paths: Paths, cohort_ids: Collection[str], alive: Collection[str
     Args:
         alive: ids of runs that are going on.
     """
-    try:
-        journals = sorted(paths.runs_dir.glob("*.jsonl"))
-    except OSError:
-        return []
     found = []
-    for journal in journals:
+    for run_id, journal in journals(paths).items():
         first, last = _ends(journal)
         if first.get("event") == RunStarted.word and first.get("cohort") in cohort_ids:
-            found.append(_record(journal.stem, first, last, journal.stem in alive))
+            found.append(_record(run_id, first, last, run_id in alive))
     return found
 
 
@@ -63,12 +61,13 @@ def _text(value: object) -> str:
 def _ends(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The first and the last line of a journal; empty where it is none."""
     try:
-        with path.open("rb") as stream:
+        with open_journal(path) as stream:
             first = stream.readline(LAST_BYTES)
-            size = os.fstat(stream.fileno()).st_size
-            stream.seek(max(0, size - LAST_BYTES))
-            last = stream.read(LAST_BYTES).splitlines()[-1:]
-    except OSError:
+            if path.suffix == ".jsonl":  # a packed one can only be read from its beginning
+                size = os.fstat(stream.fileno()).st_size
+                stream.seek(max(stream.tell(), size - LAST_BYTES))
+            last = deque(stream, maxlen=1)
+    except (OSError, EOFError):
         return {}, {}
     return _object(first), _object(last[0] if last else b"")
 
