@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,12 @@ from hypothesis import settings
 # examples every time: a red run can be repeated, and a green one does not depend on luck.
 settings.register_profile("genworker", deadline=None, derandomize=True)
 settings.load_profile("genworker")
+
+# Under `nohup`, or behind `&` in a script, these are ignored, and a child would inherit that; a handler that
+# does nothing keeps the tests alive as well, and a child begins with what is usual.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,7 +31,7 @@ class Fault:
 
     Attributes:
         what: the fault, in words.
-        where: the file, or the setting's source; ``None`` when the fault has no place.
+        where: the file, or the setting's source; ``None`` when the fault is in no file.
         line: line number from 1, as an editor counts.
         column: the column's or the key's name.
         fix: how to mend it.
@@ -43,7 +43,7 @@ class Fault:
     column: str | None = None
     fix: str | None = None
 
-    def place(self) -> str:
+    def location(self) -> str:
         """``file:line [column]``, as much of it as is known."""
         parts = []
         if self.where is not None:
@@ -54,8 +54,8 @@ class Fault:
 
     def __str__(self) -> str:
         lines = [self.what]
-        if self.place():
-            lines.append(f"  where: {self.place()}")
+        if self.location():
+            lines.append(f"  where: {self.location()}")
         if self.fix:
             lines.append(f"  fix:   {self.fix}")
         return "\n".join(lines)

@@ -304,4 +304,4 @@ def test_an_error_of_the_disk_is_not_taken_for_a_missing_generation(
     monkeypatch.setattr(store_index, "read_generation", broken)
     index = store_index.StoreIndex(Paths.from_str(tmp_path))
     with pytest.raises(StoreError):
-        index.held(Stage.DRAFT, "d1")
+        index.failure(Stage.DRAFT, "d1")

@@ -21,7 +21,7 @@ from genworker.cohorts.axes import (
     unused_values,
 )
 from genworker.cohorts.compile import compile_rows, twins
-from genworker.cohorts.growth import Growth, HeldRows
+from genworker.cohorts.growth import FileRows, Growth
 from genworker.core.catalog import Catalog
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import STAGES, Stage
@@ -159,10 +159,10 @@ def test_growth_keeps_every_id(catalog: Catalog, data: st.DataObject) -> None:
         replicates={stage: data.draw(st.integers(1, number)) for stage, number in big.replicates.items()},
     )
     before = list(compile_rows(small, "trial"))
-    held = HeldRows()
+    file = FileRows()
     for row in before:
-        held.rows[row.stage][row.gen_id] = f"{row.gen_id}\n"
-    growth = Growth(held)
+        file.rows[row.stage][row.gen_id] = f"{row.gen_id}\n"
+    growth = Growth(file)
     after = list(compile_rows(big, "trial"))
     texts = [growth.take(row) for row in after]
     assert growth.gone == []

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from genworker.core.generation import Failure, FailureKind
 from genworker.core.membership import Membership, MembershipRow
-from genworker.core.plan import Held, Plan, RowState, make_plan
+from genworker.core.plan import Plan, RowState, make_plan
 from genworker.core.selection import select
 from genworker.core.stages import Stage
 
@@ -44,8 +44,8 @@ class InMemory:
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         return gen_id in self.done
 
-    def held(self, stage: Stage, gen_id: str) -> Held | None:
-        return Held(Failure(FailureKind.UNPARSEABLE, "no score")) if gen_id in self.failed else None
+    def failure(self, stage: Stage, gen_id: str) -> Failure | None:
+        return Failure(FailureKind.UNPARSEABLE, "no score") if gen_id in self.failed else None
 
 
 def planned(done: str = "", failed: str = "", parents: tuple[int, ...] = PARENTS, redo: str = "") -> Plan:

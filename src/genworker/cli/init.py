@@ -54,9 +54,9 @@ def init(
 def starter_files() -> list[tuple[str, bytes]]:
     """(path below the project, content) of each file of the starter project."""
 
-    def walk(place: Traversable, prefix: str) -> list[tuple[str, bytes]]:
+    def walk(folder: Traversable, prefix: str) -> list[tuple[str, bytes]]:
         found = []
-        for entry in sorted(place.iterdir(), key=lambda entry: entry.name):
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
             name = prefix + _RENAMED.get(entry.name, entry.name)
             if entry.is_dir():
                 found += walk(entry, f"{name}/")

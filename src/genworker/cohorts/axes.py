@@ -301,19 +301,19 @@ class Lineages:
         self._checks: dict[int, list[tuple[tuple[int, ...], frozenset[tuple[str, ...]]]]] = {}
         ends = sorted(STAGE_ENDS.values())
         for coupling in axes.couplings:
-            places = tuple(AXES.index(axis) for axis in coupling.axes)
-            end = next(end for end in ends if max(places) < end)
-            self._checks.setdefault(end, []).append((places, coupling.allowed))
+            positions = tuple(AXES.index(axis) for axis in coupling.axes)
+            end = next(end for end in ends if max(positions) < end)
+            self._checks.setdefault(end, []).append((positions, coupling.allowed))
         # What descendants may depend on: two lineages that agree there go on alike.
         self._keys = {
             end: tuple(
                 sorted(
                     {
-                        place
+                        position
                         for later, checks in self._checks.items()
-                        for places, _ in checks
-                        for place in places
-                        if later > end > place
+                        for positions, _ in checks
+                        for position in positions
+                        if later > end > position
                     }
                 )
             )
@@ -323,8 +323,8 @@ class Lineages:
 
     def _allowed(self, values: tuple[str, ...]) -> bool:
         return all(
-            tuple(values[place] for place in places) in allowed
-            for places, allowed in self._checks.get(len(values), ())
+            tuple(values[position] for position in positions) in allowed
+            for positions, allowed in self._checks.get(len(values), ())
         )
 
     def drafts(self) -> Iterator[tuple[str, str, str]]:
@@ -338,7 +338,7 @@ class Lineages:
 
     def context(self, values: tuple[str, ...]) -> tuple[str, ...]:
         """What later stages may depend on: lineages of one context go on alike."""
-        return tuple(values[place] for place in self._keys[len(values)])
+        return tuple(values[position] for position in self._keys[len(values)])
 
     def steps(self, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
         """(template, model) of each child of a generation.
@@ -403,14 +403,14 @@ def conflicting_combos(
 ) -> Iterator[Fault]:
     """Combos whose id stands for something else in the register, which is never rewritten."""
     for combo in combos:
-        held = registered.get(combo.combo_id)
-        if held is None:
+        known = registered.get(combo.combo_id)
+        if known is None:
             continue
-        same = set(held.concept_ids) == set(combo.concept_ids)
-        if not same or (held.level, held.k_max) != (combo.level, combo.k_max):
+        same = set(known.concept_ids) == set(combo.concept_ids)
+        if not same or (known.level, known.k_max) != (combo.level, combo.k_max):
             yield Fault(
-                f"combo {combo.combo_id} stands there with {', '.join(sorted(held.concept_ids))} "
-                f"({held.level}, k_max {held.k_max}), here with {', '.join(sorted(combo.concept_ids))} "
+                f"combo {combo.combo_id} stands there with {', '.join(sorted(known.concept_ids))} "
+                f"({known.level}, k_max {known.k_max}), here with {', '.join(sorted(combo.concept_ids))} "
                 f"({combo.level}, k_max {combo.k_max})",
                 where=where,
                 fix="give one of the two another id; registered combos are never changed",

@@ -13,7 +13,7 @@ COLUMNS = (*REQUIRED_COLUMNS, "replicate")
 
 
 @dataclass(slots=True)
-class HeldRows:
+class FileRows:
     """The rows of a membership file as they stand in it.
 
     Attributes:
@@ -42,15 +42,15 @@ class Growth:
         new: rows that are added, per stage.
     """
 
-    def __init__(self, held: HeldRows) -> None:
-        self._held = held
-        self._taken: dict[str, set[str]] = {stage: set() for stage in held.rows}
+    def __init__(self, file: FileRows) -> None:
+        self._file = file
+        self._taken: dict[str, set[str]] = {stage: set() for stage in file.rows}
         self.kept: Counter[Stage] = Counter()
         self.new: Counter[Stage] = Counter()
 
     def take(self, row: MembershipRow) -> str | None:
         """The text of `row` in the file; ``None`` when it is new."""
-        text = self._held.rows[row.stage].get(row.gen_id)
+        text = self._file.rows[row.stage].get(row.gen_id)
         if text is None:
             self.new[row.stage] += 1
         else:
@@ -63,8 +63,8 @@ class Growth:
         """(stage, gen_id) of the rows that no compiled row has asked for."""
         left = [
             (stage, gen_id)
-            for stage, rows in self._held.rows.items()
+            for stage, rows in self._file.rows.items()
             for gen_id in rows
             if gen_id not in self._taken[stage]
         ]
-        return left + self._held.twice
+        return left + self._file.twice

@@ -92,7 +92,7 @@ def spec_axes(
         models: ids that only the configuration knows.
 
     Returns:
-        The axes without what is wrong, and every fault with its place.
+        The axes without what is wrong, and every fault with its file and line.
     """
     return _Reader(spec, catalog, registers, models).read(choice)
 
@@ -358,17 +358,17 @@ class _Reader:
             return None
         before = len(self.faults)
         allowed: set[tuple[str, ...]] = set()
-        for place, values in enumerate(tuples):
+        for number, values in enumerate(tuples):
             if len(values) != len(names):
                 what = f"{', '.join(values) or 'nothing'!r} is no tuple of {len(names)} values"
-                self._place(where, line_of(place, None), what, f"name one each of {', '.join(names)}")
+                self._fault_in(where, line_of(number, None), what, f"name one each of {', '.join(names)}")
                 continue
             for axis, value in zip(names, values, strict=True):
                 if value not in axes.values(axis) and axis not in self.unsure:
                     fix = _suggest(
                         value, axes.values(axis), f"the {axis} axis of this cohort does not have it"
                     )
-                    self._place(where, line_of(place, value), f"unknown {axis} {value!r}", fix)
+                    self._fault_in(where, line_of(number, value), f"unknown {axis} {value!r}", fix)
             allowed.add(values)
         line = self.lines.of(*path)
         if len(self.faults) == before:
@@ -383,7 +383,7 @@ class _Reader:
                     ]
                 )
                 if missing:
-                    self._place(
+                    self._fault_in(
                         where,
                         line if where == self.spec.where else 1,
                         f"this coupling leaves values of {axis} unused: {_shown(missing)}",
@@ -391,7 +391,7 @@ class _Reader:
                     )
         return Coupling(names, frozenset(allowed), where, line if where == self.spec.where else None)
 
-    def _place(self, where: str, line: int | None, what: str, fix: str | None) -> None:
+    def _fault_in(self, where: str, line: int | None, what: str, fix: str | None) -> None:
         self.faults.append(Fault(what, where=where, line=line, column="couple", fix=fix))
 
     def _good_axes(self, path: tuple[str | int, ...], names: tuple[str, ...], axes: Axes) -> bool:
@@ -452,8 +452,8 @@ class _Reader:
         if names is None:
             return None
 
-        def line_of(place: int, value: str | None) -> int | None:
-            return self.lines.of(*path, "allow", value=value or (allow[place] or [None])[0])
+        def line_of(number: int, value: str | None) -> int | None:
+            return self.lines.of(*path, "allow", value=value or (allow[number] or [None])[0])
 
         return tuple(table["axes"]), [tuple(item) for item in allow], self.spec.where, line_of
 
@@ -484,13 +484,13 @@ class _Reader:
                 Fault("the file allows nothing", where=read.where, fix="add a row per allowed tuple")
             )
             return None
-        return names, [cells for _, cells in records], read.where, lambda place, _value: records[place][0]
+        return names, [cells for _, cells in records], read.where, lambda number, _value: records[number][0]
 
     def _check_unused(self, axes: Axes) -> None:
         for axis, values in unused_values(axes).items():
             touching = [coupling for coupling in axes.couplings if axis in coupling.axes] or axes.couplings
             first = touching[0]
-            self._place(
+            self._fault_in(
                 first.where,
                 first.line,
                 f"the couplings together leave values of {axis} unused: {_shown(values)}",

@@ -178,14 +178,14 @@ def judged_anew(facts: Facts) -> Facts:
     return kept
 
 
-def answer_again(held: Generation, row: MembershipRow, demands: Mapping[str, Any]) -> Answer:
+def answer_again(stored: Generation, row: MembershipRow, demands: Mapping[str, Any]) -> Answer:
     """An answer that the store holds, to be judged by the parser of today; nothing is asked for it.
 
     Args:
         row: supplies the lineage where the metadata, another tool's perhaps, do not say it.
         demands: the parser's name, and the least size where there is one, as `finish` reads them.
     """
-    record = dict(judged_anew(held.facts).record)
+    record = dict(judged_anew(stored.facts).record)
     lineage = {
         "template_id": row.template_id,
         "model_id": row.llm_model_id or "",
@@ -199,12 +199,12 @@ def answer_again(held: Generation, row: MembershipRow, demands: Mapping[str, Any
         if record.get(name) is None:
             record[name] = value
     return Answer(
-        held.stage,
-        held.gen_id,
-        held.prompt_text or "",
-        held.raw_text,
+        stored.stage,
+        stored.gen_id,
+        stored.prompt_text or "",
+        stored.raw_text,
         Facts({**record, **demands}),
-        held.reasoning_text or "",
+        stored.reasoning_text or "",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -24,17 +23,6 @@ class RowState(IntEnum):
     """An ancestor is failed or blocked."""
     UNPARSED = 4
     """An answer is in the store that the present parser can read: a run reads it, and pays nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the store holds of one generation that is not done.
-
-    Attributes:
-        failure: why; a foreign directory without a reason counts as unparseable.
-    """
-
-    failure: Failure
 
 
 class Plan:
@@ -86,8 +74,11 @@ class Holdings(Protocol):
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is in the store and good."""
 
-    def held(self, stage: Stage, gen_id: str) -> Held | None:
-        """What the store holds of a generation that is not done; ``None`` when nothing."""
+    def failure(self, stage: Stage, gen_id: str) -> Failure | None:
+        """Why an answer in the store is not done; ``None`` when there is no answer.
+
+        A directory of another tool that gives no reason counts as unparseable.
+        """
 
 
 def make_plan(
@@ -116,11 +107,10 @@ def make_plan(
             if redo is None or not redo(index, None):
                 states[index] = RowState.DONE
             continue
-        remains = holdings.held(stage, gen_id)
-        if remains is None:
+        failure = holdings.failure(stage, gen_id)
+        if failure is None:
             continue
-        failure: Failure | None = remains.failure
-        if parses is not None and remains.failure.kind in JUDGED_BY_PARSER and parses(index):
+        if parses is not None and failure.kind in JUDGED_BY_PARSER and parses(index):
             failure = None
         if redo is not None and redo(index, failure):
             continue

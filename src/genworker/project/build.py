@@ -27,7 +27,7 @@ from genworker.cohorts.axes import (
 )
 from genworker.cohorts.compile import Given, compile_rows, twins
 from genworker.cohorts.curated import given_rows
-from genworker.cohorts.growth import Growth, HeldRows
+from genworker.cohorts.growth import FileRows, Growth
 from genworker.cohorts.manifest import Earlier, Manifest, Source, derived_cohort_id, template_records
 from genworker.cohorts.spec import Specification, spec_axes
 from genworker.core.catalog import LEVELS, Catalog
@@ -45,7 +45,7 @@ from genworker.store.cohorts import (
     catalogue_digests,
     read_earlier,
     read_facts,
-    read_held_rows,
+    read_file_rows,
     read_id_list,
     read_registered_combos,
     read_selected_combos,
@@ -110,14 +110,14 @@ class Survey:
     """What a cohort consists of, counted while its rows go by.
 
     Attributes:
-        held: the rows of the cohort's file.
+        file: the rows of the cohort's file.
         growth: what is new, what stays and what would disappear.
         in_store: rows whose generation is there and good, per stage.
         calls: rows that a run would ask a model for, per (stage, template).
         copies: rows that a run would copy, per stage.
     """
 
-    held: HeldRows
+    file: FileRows
     growth: Growth
     rows: Counter[Stage] = field(default_factory=Counter)
     in_store: Counter[Stage] = field(default_factory=Counter)
@@ -129,14 +129,14 @@ class Survey:
     @classmethod
     def begin(cls, plan: CohortPlan) -> Survey:
         """Nothing counted yet, against the file as it stands now."""
-        held = read_held_rows(plan.project.paths, plan.cohort_id)
-        return cls(held, Growth(held))
+        file = read_file_rows(plan.project.paths, plan.cohort_id)
+        return cls(file, Growth(file))
 
     def gone_texts(self, limit: int) -> list[str]:
         """The rows that would disappear, as they stand in the file; the last line counts those left out."""
         gone = self.growth.gone
         texts = [
-            self.held.rows.get(stage, {}).get(gen_id, f"{stage},{gen_id}").strip()
+            self.file.rows.get(stage, {}).get(gen_id, f"{stage},{gen_id}").strip()
             for stage, gen_id in gone[:limit]
         ]
         return [*texts, f"… and {len(gone) - limit} more (--dry-run --json)"] if len(gone) > limit else texts
@@ -468,7 +468,7 @@ def _counted(plan: CohortPlan, found: Survey, rows: Iterable[MembershipRow]) -> 
         found.rows[stage] += 1
         if row.gen_id in names[stage] and index.is_done(stage, row.gen_id):
             found.in_store[stage] += 1
-        elif row.gen_id in names[stage] and index.held(stage, row.gen_id) is not None:
+        elif row.gen_id in names[stage] and index.failure(stage, row.gen_id) is not None:
             pass  # an answer that is no good: `retry` asks again, a run does not
         elif row.template_id in copies[stage]:
             found.copies[stage] += 1
@@ -494,8 +494,8 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
         found = Survey.begin(plan)
 
         def write(stream: TextIO) -> None:
-            columns = found.held.columns(max(plan.axes.replicates.values()))
-            write_membership(stream, _counted(plan, found, plan.rows()), found.held, found.growth, columns)
+            columns = found.file.columns(max(plan.axes.replicates.values()))
+            write_membership(stream, _counted(plan, found, plan.rows()), found.file, found.growth, columns)
             if found.growth.gone and not prune:
                 raise UsageError([_gone_fault(plan, found)])
             # Before the membership takes its place, so that it never names what is not registered.

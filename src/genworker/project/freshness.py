@@ -79,12 +79,12 @@ def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) 
     """
     # Plain numbers: a million are compared.
     there = (int(RowState.DONE), int(RowState.FAILED), int(RowState.UNPARSED))
-    held = [index for index, state in enumerate(plan.states) if state in there]
-    if limit is not None and len(held) > limit:
+    made = [index for index, state in enumerate(plan.states) if state in there]
+    if limit is not None and len(made) > limit:
         return None
     look = _Look(project, plan.membership)
-    reasons = {index: reason for index in held if (reason := look.at(index)) is not None}
-    return Staleness(plan.membership, reasons, len(held))
+    reasons = {index: reason for index in made if (reason := look.at(index)) is not None}
+    return Staleness(plan.membership, reasons, len(made))
 
 
 class _Look:

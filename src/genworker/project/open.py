@@ -99,7 +99,7 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
         project.paths,
         cohort_id,
         project.known(),
-        lambda stage, gen_id: index.is_done(stage, gen_id) or index.held(stage, gen_id) is not None,
+        lambda stage, gen_id: index.is_done(stage, gen_id) or index.failure(stage, gen_id) is not None,
     )
 
 
@@ -116,13 +116,13 @@ def plan_cohort(
     """
 
     def parses(job: int) -> bool:
-        answer = held_again(project, membership.rows[job])
+        answer = stored_answer(project, membership.rows[job])
         return answer is not None and finish(answer).parsed_text is not None
 
     return make_plan(membership, index or StoreIndex(project.paths), redo, parses)
 
 
-def held_again(project: Project, row: MembershipRow) -> Answer | None:
+def stored_answer(project: Project, row: MembershipRow) -> Answer | None:
     """The answer that the store holds for a row, to be judged by the parser of today.
 
     Returns:
@@ -132,7 +132,7 @@ def held_again(project: Project, row: MembershipRow) -> Answer | None:
     if demands is None:
         return None
     try:
-        held = read_generation(project.paths.gens_root, row.stage, row.gen_id)
+        stored = read_generation(project.paths.gens_root, row.stage, row.gen_id)
     except StoreError:
         return None
-    return answer_again(held, row, demands) if held.raw_text else None
+    return answer_again(stored, row, demands) if stored.raw_text else None

@@ -129,7 +129,7 @@ class LoadedSettings:
     secrets: Mapping[str, SecretStr]
     _samplings: dict[tuple[Stage, str, str], tuple[Sampling, bool]] = field(default_factory=dict, repr=False)
 
-    def place(self, key: str) -> str:
+    def origin(self, key: str) -> str:
         """Where a value came from, for messages."""
         while key:
             if key in self.origins:
@@ -159,7 +159,7 @@ class LoadedSettings:
                     Fault(
                         f"{name} is not set",
                         where=_at(
-                            self.place(f"endpoints.{endpoint}.api_key_env"),
+                            self.origin(f"endpoints.{endpoint}.api_key_env"),
                             "endpoints",
                             endpoint,
                             "api_key_env",
@@ -293,9 +293,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(under)
     for key, value in over.items():
-        held = result.get(key)
-        both = isinstance(held, Mapping) and isinstance(value, Mapping)
-        result[key] = _merge(held, value) if both else value  # type: ignore[arg-type]
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merge(old, value) if both else value  # type: ignore[arg-type]
     return result
 
 
@@ -388,13 +388,13 @@ def _unknown_key(location: list[str], merged: Mapping[str, Any]) -> tuple[str, s
 
 
 def _at(origin: str, *location: str) -> str:
-    """A place in the configuration, as people find it: ``FILE [section] key``."""
+    """A section of the configuration, as people find it: ``FILE [section] key``."""
     *section, key = location
     return f"{origin} [{'.'.join(section)}] {key}" if section else f"{origin} {key}"
 
 
 def _fields_at(location: list[str], merged: Mapping[str, Any]) -> Mapping[str, FieldInfo]:
-    """The fields of the section at a place of the configuration."""
+    """The fields of the section at a path of the configuration."""
     model: type[BaseModel] = Settings
     inside_mapping = False
     values: Any = merged
@@ -430,7 +430,7 @@ def is_loopback(host: str | None) -> bool:
 
 
 def _sampling_sections(settings: Settings) -> Iterator[tuple[list[str], SamplingSettings]]:
-    """Every section that says how answers are drawn, with its place."""
+    """Every section that says how answers are drawn, with its path."""
     for name, endpoint in settings.endpoints.items():
         yield ["endpoints", name], endpoint
     for stage, demands in settings.stages.items():
@@ -453,7 +453,7 @@ def _replacing_fields(loaded: LoadedSettings) -> Iterator[Fault]:
             key = {"stop_sequences": "stop"}.get(name, name)
             yield Fault(
                 f"extra_body may not hold {name!r}: genworker writes it itself",
-                where=_at(loaded.place(".".join([*location, "extra_body", name])), *location, "extra_body"),
+                where=_at(loaded.origin(".".join([*location, "extra_body", name])), *location, "extra_body"),
                 fix=f"set {key} in this section" if key in SAMPLED else "take it out",
             )
 
@@ -466,12 +466,12 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
     if settings.default_endpoint is not None and settings.default_endpoint not in names:
         yield Fault(
             f"default_endpoint names {settings.default_endpoint!r}, which has no section",
-            where=_at(loaded.place("default_endpoint"), "default_endpoint"),
+            where=_at(loaded.origin("default_endpoint"), "default_endpoint"),
             fix=f"add [endpoints.{settings.default_endpoint}], or name one of: {there}",
         )
     for name, endpoint in names.items():
         if isinstance(endpoint, HttpSettings) and endpoint.base_url is not None:
-            where = _at(loaded.place(f"endpoints.{name}.base_url"), "endpoints", name, "base_url")
+            where = _at(loaded.origin(f"endpoints.{name}.base_url"), "endpoints", name, "base_url")
             parts = urlsplit(endpoint.base_url)
             if parts.scheme == "http" and not is_loopback(parts.hostname) and not endpoint.allow_http:
                 yield Fault(
@@ -482,7 +482,7 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
         found = kind_of(endpoint).fault(endpoint)
         if found is not None:
             key, fault = found
-            where = _at(loaded.place(f"endpoints.{name}.{key}"), "endpoints", name, key)
+            where = _at(loaded.origin(f"endpoints.{name}.{key}"), "endpoints", name, key)
             yield replace(fault, where=where)
     for section, limited in (("endpoints", names), ("models", settings.models)):
         for name, facts in limited.items():
@@ -490,7 +490,7 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
                 yield Fault(
                     f"fallback_endpoint names {facts.fallback_endpoint!r}, which has no section",
                     where=_at(
-                        loaded.place(f"{section}.{name}.fallback_endpoint"),
+                        loaded.origin(f"{section}.{name}.fallback_endpoint"),
                         section,
                         name,
                         "fallback_endpoint",
@@ -501,6 +501,6 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
         if model.endpoint is not None and model.endpoint not in names:
             yield Fault(
                 f"the model {model_id!r} names the endpoint {model.endpoint!r}, which has no section",
-                where=_at(loaded.place(f"models.{model_id}.endpoint"), "models", model_id, "endpoint"),
+                where=_at(loaded.origin(f"models.{model_id}.endpoint"), "models", model_id, "endpoint"),
                 fix=f"add [endpoints.{model.endpoint}], or name one of: {there}",
             )

@@ -158,10 +158,10 @@ class EndpointClient(httpx2.AsyncClient):
     """
 
     def __init__(self, *, use_env_proxy: bool, without_key: bool) -> None:
-        self._way = AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key)
+        self._aiohttp = AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key)
         self._addresses: dict[str, httpx2.URL] = {}
         # No timeout: the call's one deadline is the runner's.
-        super().__init__(transport=self._way, follow_redirects=False, trust_env=False, timeout=None)
+        super().__init__(transport=self._aiohttp, follow_redirects=False, trust_env=False, timeout=None)
 
     def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
         """A request with the SDK's own headers; the few addresses that there are, are taken apart once."""
@@ -183,8 +183,8 @@ class EndpointClient(httpx2.AsyncClient):
             stream: leave the body to be read by the caller; else it is whole when this returns.
         """
         if stream:
-            return await self._way.stream(request)
-        return await self._way.handle_async_request(request)
+            return await self._aiohttp.stream(request)
+        return await self._aiohttp.handle_async_request(request)
 
 
 ONCE: Final[Any] = {

@@ -18,7 +18,7 @@ from genworker.core.scheduler import NO_LANE
 from genworker.core.selection import select
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault, StoreError, UsageError
-from genworker.project.open import Project, Redo, held_again, plan_cohort
+from genworker.project.open import Project, Redo, plan_cohort, stored_answer
 from genworker.project.settings import Settings
 from genworker.run.caps import check_caps
 from genworker.run.ledger import read_ledger
@@ -148,7 +148,7 @@ class Planner:
         return plan
 
     async def _reparse(self, job: int) -> bool:
-        answer = held_again(self.project, self.membership.rows[job])
+        answer = stored_answer(self.project, self.membership.rows[job])
         if answer is None or finish(answer).parsed_text is None:
             return False
         await self.store.commit(answer, replace=True)

@@ -160,23 +160,23 @@ class _Parsing:
         for row in self.membership.rows:
             if self.stages is not None and row.stage not in self.stages:
                 continue
-            held = self._read(row)
-            if held is None:
+            stored = self._read(row)
+            if stored is None:
                 continue
             demands = self.project.demands(row.stage, row.template_id)
             if demands is None:
                 result.unknown += 1
                 continue
             result.parsed += 1
-            answer = answer_again(held, row, {**demands, "reparsed_at": _now()})
-            change = _compare(row, held, finish(answer))
+            answer = answer_again(stored, row, {**demands, "reparsed_at": _now()})
+            change = _compare(row, stored, finish(answer))
             if change is None:
                 continue
             children = self.children.get((row.stage.child, row.gen_id), 0)
-            if children and held.is_done and self.stages is None:
+            if children and stored.is_done and self.stages is None:
                 result.kept += 1
                 continue
-            result.children += children if held.is_done else 0
+            result.children += children if stored.is_done else 0
             result.changes.append(change)
             yield answer, change
 
@@ -185,10 +185,10 @@ class _Parsing:
         if not self.reader.holds(row.stage, row.gen_id):
             return None
         try:
-            held = self.reader.generation(row.stage, row.gen_id)
+            stored = self.reader.generation(row.stage, row.gen_id)
         except StoreError:
             return None  # damaged: `verify` says so
-        return held if held.raw_text and not held.facts.is_copy else None
+        return stored if stored.raw_text and not stored.facts.is_copy else None
 
 
 def _compare(row: MembershipRow, old: Generation, new: Generation) -> Reparsed | None:

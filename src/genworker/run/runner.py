@@ -300,9 +300,9 @@ class Runner:
         if row.parent_gen_id is None:
             return None
         parent = self._membership.parents[job]
-        held = self._texts.get(parent)
-        if held is not None:
-            return held
+        text = self._texts.get(parent)
+        if text is not None:
+            return text
         parent_stage = row.stage.parent
         assert parent_stage is not None
         key = (parent_stage.value, row.parent_gen_id)

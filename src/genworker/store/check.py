@@ -350,13 +350,13 @@ class Check:
         if missing:
             # The membership says it as well; a reader does not need it.
             find(Kind.BAD_METADATA, f"lacks {', '.join(missing)}", METADATA_FILE, Severity.NOTE)
-        for key, place in (("stage", generation.stage.value), ("gen_id", generation.gen_id)):
-            if metadata.get(key, place) != place:
+        for key, actual in (("stage", generation.stage.value), ("gen_id", generation.gen_id)):
+            if metadata.get(key, actual) != actual:
                 find(Kind.MISPLACED, f"says {key} {str(metadata[key])[:60]!r}", METADATA_FILE)
-        held = self._rows.get((generation.stage, generation.gen_id))
-        if held is None:
+        known = self._rows.get((generation.stage, generation.gen_id))
+        if known is None:
             return
-        row = held[0].rows[held[1]]
+        row = known[0].rows[known[1]]
         for key, listed in (("template_id", row.template_id), ("parent_gen_id", row.parent_gen_id or "")):
             said = facts.record.get(key)
             if said is not None and said != listed:
@@ -368,9 +368,9 @@ class Check:
 
     def _lineage(self, generation: Generation, find: Callable[..., None]) -> None:
         stage, parent_id = generation.stage, generation.parent_gen_id
-        held = self._rows.get((stage, generation.gen_id))
-        if parent_id is None and held is not None:
-            parent_id = held[0].rows[held[1]].parent_gen_id  # other tools may leave it to the membership
+        known = self._rows.get((stage, generation.gen_id))
+        if parent_id is None and known is not None:
+            parent_id = known[0].rows[known[1]].parent_gen_id  # other tools may leave it to the membership
         text: str | None = None
         if stage.parent is None:
             if parent_id:
@@ -397,14 +397,14 @@ class Check:
             return None
 
     def _prompt(self, generation: Generation, parent_text: str | None, find: Callable[..., None]) -> None:
-        held = self._rows.get((generation.stage, generation.gen_id))
-        if held is None or generation.prompt_text is None:
+        known = self._rows.get((generation.stage, generation.gen_id))
+        if known is None or generation.prompt_text is None:
             return
         if generation.facts.is_copy:
             if (generation.raw_text or generation.parsed_text) != parent_text:
                 find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
             return
-        prompt = self.render(held[0], held[1], parent_text)
+        prompt = self.render(known[0], known[1], parent_text)
         if prompt is None:
             find(Kind.STALE, "cannot be rendered any more: its template or concepts are gone", PROMPT_FILE)
         elif prompt != generation.prompt_text:
@@ -420,8 +420,8 @@ class Check:
 
     def reparsed(self, generation: Generation) -> Answer | None:
         """The answer again, for the present parser; ``None`` when no cohort names it."""
-        held = self._rows.get((generation.stage, generation.gen_id))
-        return None if held is None else self.again(held[0].rows[held[1]], generation)
+        known = self._rows.get((generation.stage, generation.gen_id))
+        return None if known is None else self.again(known[0].rows[known[1]], generation)
 
 
 # Mending

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from genworker.cohorts.curated import read_ids
-from genworker.cohorts.growth import Growth, HeldRows
+from genworker.cohorts.growth import FileRows, Growth
 from genworker.cohorts.manifest import Earlier
 from genworker.cohorts.spec import PairTable, Specification
 from genworker.core.catalog import Combo
@@ -169,7 +169,7 @@ def read_earlier(paths: Paths, cohort_id: str) -> Earlier:
         return Earlier()
 
 
-def read_held_rows(paths: Paths, cohort_id: str) -> HeldRows:
+def read_file_rows(paths: Paths, cohort_id: str) -> FileRows:
     """The rows that the cohort has, as they stand; none when it has no membership yet.
 
     Raises:
@@ -177,7 +177,7 @@ def read_held_rows(paths: Paths, cohort_id: str) -> HeldRows:
     """
     path = paths.cohort_membership_csv(cohort_id)
     if not path.exists():
-        return HeldRows()
+        return FileRows()
     lines: list[str] = []
     try:
         with open_csv(path, lines) as (header, records):
@@ -185,7 +185,7 @@ def read_held_rows(paths: Paths, cohort_id: str) -> HeldRows:
             missing = [name for name in ("stage", "gen_id") if name not in names]
             if missing:
                 raise CsvFault(Fault(f"missing columns: {', '.join(missing)}", where=str(path), line=1))
-            held = HeldRows(header=names, line_end="\r\n" if lines[0].endswith("\r\n") else "\n")
+            found = FileRows(header=names, line_end="\r\n" if lines[0].endswith("\r\n") else "\n")
             at_stage, at_gen = names.index("stage"), names.index("gen_id")
             lines.clear()
             for line, cells in records:
@@ -197,9 +197,9 @@ def read_held_rows(paths: Paths, cohort_id: str) -> HeldRows:
                     what = f"{len(cells)} cells in a file of {len(names)} columns"
                     raise CsvFault(Fault(what, where=str(path), line=line))
                 stage, gen_id = cells[at_stage], cells[at_gen]
-                rows = held.rows.setdefault(stage, {})
+                rows = found.rows.setdefault(stage, {})
                 if gen_id in rows:
-                    held.twice.append((stage, gen_id))
+                    found.twice.append((stage, gen_id))
                 else:
                     rows[gen_id] = text
     except CsvFault as error:
@@ -209,7 +209,7 @@ def read_held_rows(paths: Paths, cohort_id: str) -> HeldRows:
             [Fault(fault.what, where=fault.where, line=fault.line, column=fault.column, fix=fix)],
             title=f"{path} is there and cannot be understood, nothing was written",
         ) from None
-    return held
+    return found
 
 
 def catalogue_digests(paths: Paths, files: Iterable[Path]) -> dict[str, str]:
@@ -318,23 +318,23 @@ def _same_content(one: Path, other: Path) -> bool:
 def write_membership(
     stream: TextIO,
     rows: Iterable[MembershipRow],
-    held: HeldRows,
+    file: FileRows,
     growth: Growth,
     columns: Sequence[str],
 ) -> None:
     """Write rows in their order: those of the file as they stand there, the others anew.
 
     Args:
-        columns: `held.columns`, in the order of which new rows are written; a column that genworker does
+        columns: `file.columns`, in the order of which new rows are written; a column that genworker does
             not know stays empty in them.
     """
-    writer = csv.writer(stream, lineterminator=held.line_end)
+    writer = csv.writer(stream, lineterminator=file.line_end)
     writer.writerow(columns)
     nothing = len(MembershipRow._fields)
     fields = MembershipRow._fields
-    places = [fields.index(name) if name in fields else nothing for name in columns]
-    pick = itemgetter(*places)
-    added = len(columns) - len(held.header)
+    columns_at = [fields.index(name) if name in fields else nothing for name in columns]
+    pick = itemgetter(*columns_at)
+    added = len(columns) - len(file.header)
     for row in rows:
         text = growth.take(row)
         if text is None:
@@ -346,7 +346,7 @@ def write_membership(
         elif len(body) < len(text):
             stream.write(text)
             continue
-        stream.write(body + held.line_end)
+        stream.write(body + file.line_end)
 
 
 def append_combos(paths: Paths, combos: Iterable[Combo], modes: Modes) -> int:

@@ -1,4 +1,4 @@
-"""Reads CSV files from outside: strict about bytes, exact about places."""
+"""Reads CSV files from outside: strict about bytes, exact about lines."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def open_csv(
     where = str(path)
     if path.is_fifo() or path.is_char_device():  # to open one would wait for ever, or read without end
         raise CsvFault(Fault("this is not a file", where=where))
-    place = _Place()
+    position = _Position()
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             csv.field_size_limit(MAX_FIELD_CHARS)
-            records = _records(stream, lines, place)
+            records = _records(stream, lines, position)
             _, header = next(records, (1, None))
             if header is None:
                 raise CsvFault(Fault("the file is empty", where=where, fix="write a header line"))
@@ -58,21 +58,21 @@ def open_csv(
     except csv.Error as error:
         fix = f"fields may have {MAX_FIELD_CHARS} characters" if "field larger" in str(error) else None
         raise CsvFault(
-            Fault(f"not readable as CSV: {error}", where=where, line=place.line, fix=fix)
+            Fault(f"not readable as CSV: {error}", where=where, line=position.line, fix=fix)
         ) from None
     except OSError as error:
         raise CsvFault(Fault(f"cannot be read: {error.strerror}", where=where)) from None
 
 
 @dataclass(slots=True)
-class _Place:
+class _Position:
     """How far a file has been read: the line that was drawn last, from 1."""
 
     line: int = 0
 
 
 def _records(
-    stream: Iterable[str], lines: list[str] | None, place: _Place
+    stream: Iterable[str], lines: list[str] | None, position: _Position
 ) -> Iterator[tuple[int, list[str]]]:
     """Records, each with the line that it begins in: a quoted cell may run over several.
 
@@ -84,12 +84,14 @@ def _records(
             text = text.rstrip("\r\n")
             yield line, text.split(",") if text else []
         else:
-            drawn = _drawn(chain([(line, text)], numbered), lines, place)
+            drawn = _drawn(chain([(line, text)], numbered), lines, position)
             yield line, next(csv.reader(drawn, strict=True))
 
 
-def _drawn(numbered: Iterable[tuple[int, str]], lines: list[str] | None, place: _Place) -> Iterator[str]:
-    for place.line, text in numbered:
+def _drawn(
+    numbered: Iterable[tuple[int, str]], lines: list[str] | None, position: _Position
+) -> Iterator[str]:
+    for position.line, text in numbered:
         if "\0" in text:
             raise csv.Error("line contains NUL")
         if lines is not None:
@@ -98,7 +100,7 @@ def _drawn(numbered: Iterable[tuple[int, str]], lines: list[str] | None, place: 
 
 
 def _not_utf8(path: Path) -> Fault:
-    """The place of the first byte that is not UTF-8: the reader only knows it within its buffer."""
+    """Where the first byte is that is not UTF-8: the reader only knows it within its buffer."""
     line = 0
     with path.open("rb") as stream:
         for line, content in enumerate(stream, start=1):

@@ -109,9 +109,9 @@ def free_descriptors() -> int:
 
 
 def _open_descriptors() -> int:
-    for place in ("/proc/self/fd", "/dev/fd"):
+    for folder in ("/proc/self/fd", "/dev/fd"):
         try:
-            return len(os.listdir(place))  # noqa: PTH208
+            return len(os.listdir(folder))  # noqa: PTH208
         except OSError:
             continue
     return 16
@@ -120,10 +120,10 @@ def _open_descriptors() -> int:
 def filesystem_warning(data_root: Path, mounts: str = "/proc/self/mountinfo") -> str | None:
     """What the data root's filesystem does not promise; ``None`` for a disk, or where nothing is known."""
     best: tuple[int, str, str] = (0, "", "")
-    place = str(existing_parent(data_root).resolve())
+    root = str(existing_parent(data_root).resolve())
     for point, kind, options in _mounts(mounts):
         below = point.rstrip("/") + "/"
-        if (place + "/").startswith(below) and len(below) >= best[0]:
+        if (root + "/").startswith(below) and len(below) >= best[0]:
             best = (len(below), kind, options)
     _, kind, options = best
     if kind in _WARNINGS:

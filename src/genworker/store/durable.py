@@ -63,16 +63,16 @@ def sync_directory_tree(directory: str) -> None:
     sync_path(directory)
 
 
-def cannot_write(error: OSError, place: str | Path) -> StoreError:
-    """The error for a path that the disk refuses; `place` is named where the system does not say."""
-    name = str(error.filename or place)
+def cannot_write(error: OSError, path: str | Path) -> StoreError:
+    """The error for a path that the disk refuses; `path` is named where the system does not say."""
+    name = str(error.filename or path)
     return StoreError(f"{name} cannot be written: {error.strerror}", path=name, errno=error.errno)
 
 
 def keep_aside(
     paths: Paths, stage: Stage, gen_id: str, directory: str | Path, label: str, mode: int = 0o700
 ) -> Path:
-    """Move a directory out of the store, to where replaced answers are kept; returns its new place."""
+    """Move a directory out of the store, to where replaced answers are kept; returns its new path."""
     aside = paths.aside_dir(stage, gen_id)
     make_directories(aside, mode)
     number = 1

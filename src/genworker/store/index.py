@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from genworker.core.generation import Failure, FailureKind, failure_from_json
-from genworker.core.plan import Held
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import Paths
@@ -51,8 +50,8 @@ class StoreIndex:
             and is_done_directory(f"{self._directories[stage]}/{gen_id}")
         )
 
-    def held(self, stage: Stage, gen_id: str) -> Held | None:
-        """The failed answer that is kept there; ``None`` when there is no answer at all.
+    def failure(self, stage: Stage, gen_id: str) -> Failure | None:
+        """Why a generation that is not done is none; ``None`` when there is no answer at all.
 
         Raises:
             StoreError: the disk or this process's limits forbid to look: what is there is not known.
@@ -61,22 +60,22 @@ class StoreIndex:
             return None
         if gen_id in self._links[stage]:
             path = self._paths.generation_dir(stage, gen_id)
-            return Held(Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed"))
+            return Failure(FailureKind.UNPARSEABLE, f"{path} is a symbolic link, which is not followed")
         try:
             metadata = read_metadata(f"{self._directories[stage]}/{gen_id}")
             failure = failure_from_json(metadata.get("failure"))
             if failure is not None:
-                return Held(failure)
+                return failure
             generation = read_generation(self._paths.gens_root, stage, gen_id)
             if generation.failure is not None:
-                return Held(generation.failure)
+                return generation.failure
         except StoreError as error:
             if error.errno in NOT_KNOWN:
                 raise
-            return Held(Failure(FailureKind.UNPARSEABLE, str(error)))
+            return Failure(FailureKind.UNPARSEABLE, str(error))
         if not generation.raw_text:
             return None  # an empty answer that genworker committed has metadata: this is a remnant
-        return Held(Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed"))
+        return Failure(FailureKind.UNPARSEABLE, "the answer has not been parsed")
 
 
 def _list_names(directory: Path) -> tuple[set[str], set[str]]:

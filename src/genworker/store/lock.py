@@ -146,7 +146,7 @@ class Claims:
     Two workers, also of different cohorts, never pay for one generation at the same time. Claims die
     with the process. They belong to this object's own opening of the file where the system has such
     locks; elsewhere they belong to the process, which must then not open the file a second time. The
-    byte's place is made from the gen_id; that two ids share one of 2⁶² places does not happen in
+    byte's number is made from the gen_id; that two ids have one of 2⁶² numbers in common does not happen in
     practice, and would only make one of them wait.
     """
 
@@ -159,21 +159,21 @@ class Claims:
             ) from error
 
     @staticmethod
-    def _place(stage: str, gen_id: str) -> int:
+    def _byte(stage: str, gen_id: str) -> int:
         return int.from_bytes(blake2b(f"{stage}/{gen_id}".encode(), digest_size=8).digest(), "big") >> 2
 
-    def _lock(self, kind: int, place: int) -> None:
+    def _lock(self, kind: int, byte: int) -> None:
         if _OWN_LOCK is not None:
-            fcntl.fcntl(self._fd, _OWN_LOCK, _pack_flock(kind, place))
+            fcntl.fcntl(self._fd, _OWN_LOCK, _pack_flock(kind, byte))
         elif kind == fcntl.F_UNLCK:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, place)
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         else:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
 
     def take(self, stage: str, gen_id: str) -> bool:
         """Claim a generation; ``False`` when another worker has it."""
         try:
-            self._lock(fcntl.F_WRLCK, self._place(stage, gen_id))
+            self._lock(fcntl.F_WRLCK, self._byte(stage, gen_id))
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
@@ -182,7 +182,7 @@ class Claims:
 
     def drop(self, stage: str, gen_id: str) -> None:
         """Give a claim back."""
-        self._lock(fcntl.F_UNLCK, self._place(stage, gen_id))
+        self._lock(fcntl.F_UNLCK, self._byte(stage, gen_id))
 
     def close(self) -> None:
         """Give all claims back."""
@@ -193,6 +193,6 @@ class Claims:
 _OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 
 
-def _pack_flock(kind: int, place: int) -> bytes:
+def _pack_flock(kind: int, byte: int) -> bytes:
     """Linux's ``struct flock`` for one byte."""
-    return struct.pack("hhqqi", kind, os.SEEK_SET, place, 1, 0)
+    return struct.pack("hhqqi", kind, os.SEEK_SET, byte, 1, 0)

@@ -48,10 +48,10 @@ class MemoryStore:
 
     async def load_parsed(self, stage: Stage, gen_id: str) -> str:
         """The parsed text of a generation that is done."""
-        held = self.generations.get((stage, gen_id))
-        if held is None or held.parsed_text is None:
+        stored = self.generations.get((stage, gen_id))
+        if stored is None or stored.parsed_text is None:
             raise StoreError(f"there is no parsed text of {stage.value} {gen_id}", path=f"{stage}/{gen_id}")
-        return held.parsed_text
+        return stored.parsed_text
 
     async def commit(self, answer: Answer, *, replace: bool = False) -> Generation:
         """Judge an answer and put it in its place."""
@@ -59,11 +59,11 @@ class MemoryStore:
             raise self.refuses
         generation = finish(answer)
         key = (answer.stage, answer.gen_id)
-        held = self.generations.get(key)
-        if held is not None and not replace:
+        stored = self.generations.get(key)
+        if stored is not None and not replace:
             self.aside.append(generation)
-            return held
-        if held is not None:
-            self.aside.append(held)
+            return stored
+        if stored is not None:
+            self.aside.append(stored)
         self.generations[key] = generation
         return generation
