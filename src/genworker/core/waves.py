@@ -1,8 +1,8 @@
 """When the rows of batch lanes are sent: waves without barriers. No I/O and no clock; time is a number.
 
 A row whose request is written down waits in its lane's spool. The spool is closed into a batch when it is
-full; or when nothing but another batch can still feed it, which is known without a timer; or when calls trickle
-and its last row is a while old. The scheduler asks; nothing here changes a job's state.
+full; or when nothing but another batch can still feed it, which is known without a timer; or when calls
+trickle and its last row is a while old. The scheduler asks; nothing here changes a job's state.
 """
 
 from __future__ import annotations

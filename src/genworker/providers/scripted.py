@@ -120,7 +120,8 @@ class ScriptedBatches:
 
     async def create(self, path: Path, count: int, file_id: str | None, nonce: str) -> str:
         """See `genworker.ports.BatchProvider.create`."""
-        return f"scripted-{time.time():.3f}-{nonce}"
+        made_ms = int(time.time() * 1000)  # rounded down: a batch without latency has ended when it is made
+        return f"scripted-{made_ms}-{nonce}"
 
     async def find(self, since_s: float) -> list[Listed]:
         """A batch whose making was cut off has not been made."""
@@ -128,8 +129,8 @@ class ScriptedBatches:
 
     async def look(self, batch_id: str) -> Look:
         """See `genworker.ports.BatchProvider.look`."""
-        created = float(batch_id.split("-")[1])
-        if time.time() < created + self._latency_s:
+        made_s = int(batch_id.split("-")[1]) / 1000
+        if time.time() < made_s + self._latency_s:
             return Look("in_progress", is_final=False)
         return Look("completed", is_final=True, results={"output": batch_id})
 
