@@ -244,6 +244,4 @@ def exit_code_for(error: BaseException) -> ExitCode:
     """The one mapping from errors to exit codes."""
     if isinstance(error, GenworkerError):
         return error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return ExitCode.SIGINT
     return ExitCode.FAILURES

@@ -60,7 +60,7 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
         worker = project.start("run", COHORT, "--plain")
         server.wait_until(lambda it: it.received >= 2, timeout_s=60)
         worker.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(0.5)  # within 0.3 s it would be the same request
         assert worker.poll() is None, "the first one waits for what is in flight"
         began = time.monotonic()
         worker.send_signal(signal.SIGINT)
@@ -96,7 +96,7 @@ def test_a_signal_during_disk_trouble_ends_the_waiting(tmp_path: Path) -> None:
         try:
             time.sleep(1)
             worker.send_signal(signal.SIGINT)
-            time.sleep(0.2)
+            time.sleep(0.5)  # within 0.3 s it would be the same request
             worker.send_signal(signal.SIGINT)
             began = time.monotonic()
             code, said = finish(worker)
@@ -203,9 +203,104 @@ def test_an_interrupt_before_anything_has_begun_leaves_no_trace(tmp_path: Path) 
         "import genworker.cli as cli\n"
         "def app(**named): os.kill(os.getpid(), signal.SIGINT)\n"
         "cli.app = app\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stderr == ""
+
+
+# One request on two ways, and requests that come early
+
+
+def start_ignoring(project: Project, *arguments: str) -> subprocess.Popen[str]:
+    """As a script's background job: its shell has started it with interrupts ignored."""
+    return subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *project.command(*arguments)],
+        cwd=project.root,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "apart_s"), [(signal.SIGTERM, 0.001), (signal.SIGTERM, 0.4), (signal.SIGINT, 0.05)]
+)
+def test_the_same_request_on_two_ways_is_one(tmp_path: Path, number: signal.Signals, apart_s: float) -> None:
+    with LLMServer(Options(latency_s=1.2, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 2, timeout_s=60)
+        worker.send_signal(number)
+        time.sleep(apart_s)
+        worker.send_signal(number)
+        code, said = finish(worker)
+        assert code == 128 + number, said
+        (journal,) = project.paths.runs_dir.glob("*.jsonl")
+        assert b'"abandoned"' not in journal.read_bytes()
+        assert server.paid == len(list(project.paths.gens_root.glob("*/*/raw.txt")))
+
+
+def wait_until_it_listens(worker: subprocess.Popen[str]) -> None:
+    """Wait for the process's first line; where the system does not say, for about as long as that takes."""
+    status = Path(f"/proc/{worker.pid}/status")
+    if not status.exists():
+        time.sleep(0.5)
+        return
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
+        if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return
+        time.sleep(0.005)
+    raise AssertionError("it never listened")
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.15, 0.4])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_in_the_first_second_is_heard(
+    tmp_path: Path, number: signal.Signals, after_s: float
+) -> None:
+    with LLMServer(Options(latency_s=0.5, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        worker = start_ignoring(project, "run", COHORT, "--plain")
+        wait_until_it_listens(worker)
+        time.sleep(after_s)
+        worker.send_signal(number)
+        code, said = finish(worker)
+        assert code == 128 + number, said
+        assert "Traceback" not in said
+        assert server.paid <= 3, "what was in flight, and nothing more"
+        assert server.paid == len(list(project.paths.gens_root.glob("*/*/raw.txt")))
+
+
+def test_it_listens_before_it_loads_anything() -> None:
+    script = (
+        "import sys; before = set(sys.modules); import genworker.__main__\n"
+        "print(sorted(name for name in set(sys.modules) - before if not name.startswith('_')))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    loaded = done.stdout
+    assert "'genworker.signals'" in loaded
+    for late in ("typer", "asyncio", "orjson", "json", "genworker.core", "genworker.errors"):
+        assert f"'{late}" not in loaded, loaded
+
+
+def test_who_waits_for_a_lock_can_be_asked_to_stop(tmp_path: Path) -> None:
+    with LLMServer(Options(latency_s=5, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server)
+        first = project.start("run", COHORT, "--plain")
+        server.wait_until(lambda it: it.received >= 1, timeout_s=60)
+        second = start_ignoring(project, "run", COHORT, "--plain", "--if-locked", "wait")
+        assert second.stderr is not None
+        assert "locked" in second.stderr.readline()
+        second.send_signal(signal.SIGINT)
+        code, said = finish(second, 10)
+        assert code == 130, said
+        assert "Traceback" not in said
+        for _ in range(2):
+            first.send_signal(signal.SIGINT)
+            time.sleep(0.4)
+        finish(first)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from genworker import signals
 from genworker.cli import cohort, export, init, plan, reparse, report, retry, run, status, verify
 from genworker.cli.app import app
-from genworker.errors import ExitCode
 
 __all__ = [
     "app",
@@ -48,9 +48,10 @@ def main() -> None:
     """The console script."""
     # A million rows live as long as the command; walking them again and again finds nothing to collect.
     gc.set_threshold(100_000, 50, 100)
+    signals.listen()
     try:
         app(prog_name="genworker")
-    except KeyboardInterrupt:  # before any command has begun
-        raise SystemExit(int(ExitCode.SIGINT)) from None
+    except signals.Stopped as stopped:  # before any command has begun
+        raise SystemExit(128 + stopped.number) from None
     finally:
         gc.freeze()  # what is left goes with the process: the interpreter need not search it for garbage

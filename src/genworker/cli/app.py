@@ -17,6 +17,7 @@ import typer
 
 from genworker.core.visible import visible
 from genworker.errors import ExitCode, GenworkerError, exit_code_for
+from genworker.signals import Stopped
 
 P = ParamSpec("P")
 
@@ -77,9 +78,9 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
             code = function(*args, **kwargs)
         except GenworkerError as error:
             fail(error)
-        except KeyboardInterrupt:
-            say("interrupted")
-            raise typer.Exit(int(ExitCode.SIGINT)) from None
+        except Stopped as stopped:
+            say(f"stopped by {stopped}")
+            raise typer.Exit(128 + stopped.number) from None
         except BrokenPipeError:
             # Whoever read our output has left, as `head` does; Python would complain once more at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import cast
 
+from genworker import signals
 from genworker.core.events import Interrupted, InterruptedAgain, RunEnded
 from genworker.core.membership import Membership
 from genworker.errors import Fault, UsageError
@@ -25,9 +26,6 @@ from genworker.run.station import RunInProgress, Station
 from genworker.store.journal import Listener
 
 __all__ = ["RunInProgress", "RunOptions", "RunResult", "forbid_core_dumps", "run_cohort"]
-
-DRAINING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
 
 Watch = Callable[[RunInProgress], None]
 
@@ -130,20 +128,16 @@ class _Engine:
     async def run(self) -> RunResult:
         """Run; signals are heard from the beginning to the end of it."""
         loop = asyncio.get_running_loop()
-        # An ignored hangup stays ignored: nohup relies on it. Not so an ignored SIGINT: a script's background
-        # jobs begin with it ignored, and `kill -INT` is how they are asked to stop.
-        numbers = [
-            number
-            for number in DRAINING_SIGNALS
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-        ]
-        for number in numbers:
+        held = {number: signal.getsignal(number) for number in signals.heard_signals()}
+        for number in held:
             loop.add_signal_handler(number, self._interrupt, number)
+        self._signal = signals.take_request()  # one that came before, and could stop nothing
         try:
             return await self._run()
         finally:
-            for number in numbers:
+            for number, handler in held.items():
                 loop.remove_signal_handler(number)
+                signal.signal(number, handler)
 
     async def _run(self) -> RunResult:
         async with self._station as station:
@@ -184,7 +178,10 @@ class _Engine:
     def _interrupt(self, number: int) -> None:
         station = self._station
         timeout_s = station.project.loaded.settings.drain_timeout_s
+        is_new = signals.is_new_request(number)
         again = self._signal is not None
+        if again and not is_new:
+            return  # the same request, on another way
         self._signal = self._signal or number
         if self._is_open:
             name = signal.Signals(number).name
