@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Protocol
 
 from genworker.core.generation import FailureKind
 from genworker.core.money import Account, Money, Part
@@ -44,6 +45,17 @@ class StageProgress:
         """Rows that nothing has been decided about."""
         settled = self.done + self.blocked + self.stopped + self.errors + sum(self.kinds.values())
         return self.planned - settled
+
+
+class Tally(Protocol):
+    """Where a run's rows are counted, and heard of when they end."""
+
+    def stage(self, job: int) -> StageProgress:
+        """The counts that a row belongs to."""
+        ...
+
+    def ended(self, job: int) -> None:
+        """A row has reached its last state; its counts may follow in the same turn of the event loop."""
 
 
 @dataclass(slots=True)

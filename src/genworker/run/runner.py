@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -41,7 +41,7 @@ from genworker.core.facts import (
 )
 from genworker.core.generation import Answer, Generation
 from genworker.core.membership import Membership
-from genworker.core.progress import Progress
+from genworker.core.progress import Progress, StageProgress, Tally
 from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
 from genworker.errors import (
     GenworkerError,
@@ -78,6 +78,20 @@ class Outcome:
     broken: BaseException | None = None
 
 
+class _ByStage:
+    """Counts rows by their stages."""
+
+    def __init__(self, membership: Membership, progress: Progress) -> None:
+        self._membership = membership
+        self._progress = progress
+
+    def stage(self, job: int) -> StageProgress:
+        return self._progress.stages[self._membership.rows[job].stage]
+
+    def ended(self, job: int) -> None:
+        pass
+
+
 class Runner:
     """Runs the jobs of a scheduler until it is finished.
 
@@ -85,6 +99,7 @@ class Runner:
         lanes: each job's lane.
         providers: the provider of each lane.
         replace: jobs whose answers replace what stands in the store.
+        tally: counts the rows; by their stages in `progress` without.
         salvage: brings in what workers that have died had on disk; called before a generation is paid
             for, since one of them may have been at it.
     """
@@ -100,7 +115,8 @@ class Runner:
         work: Work,
         journal: Journal,
         progress: Progress,
-        replace: frozenset[int] = frozenset(),
+        replace: Container[int] = frozenset(),
+        tally: Tally | None = None,
         salvage: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
@@ -111,6 +127,7 @@ class Runner:
         self._work = work
         self._journal = journal
         self._progress = progress
+        self._tally = tally or _ByStage(membership, progress)
         self._replace = replace
         self._salvage = salvage
         self._salvaging = asyncio.Lock()
@@ -118,6 +135,7 @@ class Runner:
         self._refusing = 0
         self._hurried = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._busy: Counter[int] = Counter()
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._came: dict[int, ProviderError] = {}  # what an earlier try of a job brought, if no answer
         self._texts: dict[int, str] = {}
@@ -137,7 +155,7 @@ class Runner:
         loop = asyncio.get_running_loop()
         self._clock: Callable[[], float] = loop.time
         self._finished = loop.create_future()
-        self._pump()
+        self.pump()
         try:
             await self._finished
         finally:
@@ -158,7 +176,7 @@ class Runner:
         self._scheduler.drain()
         if timeout_s is not None and self._finished is not None and self._deadline is None:
             self._deadline = asyncio.get_running_loop().call_later(timeout_s, self.abandon_calls)
-        self._pump()
+        self.pump()
 
     def abandon_calls(self) -> None:
         """Give up the calls that are out. Answers that have arrived are still committed, if the disk takes
@@ -168,12 +186,12 @@ class Runner:
         self._hurried.set()
         for task in list(self._calls.values()):
             task.cancel()
-        self._pump()
+        self.pump()
 
     # The loop
 
-    def _pump(self) -> None:
-        """Start what may start; set the timer for what may start later; notice the end."""
+    def pump(self) -> None:
+        """Look what may be done by now: start it, set the timer for what may start later; notice the end."""
         if self._finished is None or self._finished.done():
             return
         scheduler = self._scheduler
@@ -195,19 +213,27 @@ class Runner:
             self._timer = None
         wake_at = scheduler.wake_at(now)
         if wake_at is not None and not scheduler.draining:
-            self._timer = asyncio.get_running_loop().call_at(wake_at, self._pump)
-        elif not self._tasks:
+            self._timer = asyncio.get_running_loop().call_at(wake_at, self.pump)
+        elif not self._tasks and scheduler.lease is None:
             self.outcome.broken = RuntimeError("the scheduler waits for nothing: this is a bug")
             self._finished.set_result(None)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None], job: int) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
+        self._busy[job] += 1
         task.add_done_callback(lambda done: self._done(done, job))
+
+    def is_busy(self, job: int) -> bool:
+        """Whether a job is still being worked on, if only to write down how it ended."""
+        return job in self._busy
 
     def _done(self, task: asyncio.Task[None], job: int) -> None:
         self._tasks.discard(task)
         self._calls.pop(job, None)
+        self._busy[job] -= 1
+        if not self._busy[job]:
+            del self._busy[job]
         if not task.cancelled() and (error := task.exception()) is not None:
             # A bug in one job: save the others, then raise it.
             self.outcome.broken = self.outcome.broken or error
@@ -216,7 +242,7 @@ class Runner:
                 self._scheduler.abandoned(job)
             elif self._scheduler.state(job) is JobState.COMMITTING:
                 self._scheduler.lost(job, f"internal error: {error}")
-        self._pump()
+        self.pump()
 
     def _cancel_timers(self) -> None:
         for timer in (self._timer, self._deadline):
@@ -225,7 +251,6 @@ class Runner:
 
     def _note_ended(self) -> None:
         """Free the texts of parents whose children are all settled; count what was blocked or stopped."""
-        rows, stages = self._membership.rows, self._progress.stages
         for job in self._scheduler.take_ended():
             parent = self._membership.parents[job]
             if parent in self._uses:
@@ -235,9 +260,10 @@ class Runner:
                     self._texts.pop(parent, None)
             state = self._scheduler.state(job)
             if state is JobState.BLOCKED:
-                stages[rows[job].stage].blocked += 1
+                self._tally.stage(job).blocked += 1
             elif state is JobState.STOPPED:
-                stages[rows[job].stage].stopped += 1
+                self._tally.stage(job).stopped += 1
+            self._tally.ended(job)
 
     # One job
 
@@ -326,7 +352,7 @@ class Runner:
         worst = self._work.worst_case(job, request)
         careful = self._work.unproven_case(job, request)
         if not self._scheduler.clear(job, worst, self._clock(), request.prefix, careful):
-            self._pump()
+            self.pump()
             return False
         row = self._membership.rows[job]
         asked = self._work.call_facts(job, request)
@@ -410,7 +436,7 @@ class Runner:
             )
         )
         # The slot is free, but first `commit` logs the answer: until then only memory has it.
-        asyncio.get_running_loop().call_soon(self._pump)
+        asyncio.get_running_loop().call_soon(self.pump)
         await self._commit(job, answer)
 
     def _count(self, completion: Completion) -> None:
@@ -460,7 +486,7 @@ class Runner:
             self._journal.record(CallStopped(**ended, error=decision.reason))
             return
         self._journal.record(CallFailed(**ended, error=decision.reason))
-        self._progress.stages[row.stage].errors += 1
+        self._tally.stage(job).errors += 1
 
     async def _keep_what_came(
         self,
@@ -490,7 +516,7 @@ class Runner:
 
     async def _give_up(self, job: int, reason: str, *, attempt: int, kind: str) -> None:
         row = self._membership.rows[job]
-        self._progress.stages[row.stage].errors += 1
+        self._tally.stage(job).errors += 1
         self._journal.record(
             RowFailed(row.stage, row.gen_id, attempt, kind=kind.removesuffix("Error"), error=reason)
         )
@@ -502,7 +528,7 @@ class Runner:
             self._settle(job, generation)
             return
         self._scheduler.lost(job, self.outcome.lost[-1][1])
-        self._progress.stages[answer.stage].errors += 1
+        self._tally.stage(job).errors += 1
 
     async def _keep(self, job: int, answer: Answer) -> Generation | None:
         """Store what was paid for; what the disk refuses is tried for a while, then named and given up."""
@@ -552,12 +578,12 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.outcome.broken = self.outcome.broken or error
             self._scheduler.drain()
-        self._pump()
+        self.pump()
 
     def _settle(self, job: int, generation: Generation) -> None:
         """The store has it: tell the scheduler, and hand the text to the children."""
         row = self._membership.rows[job]
-        stage = self._progress.stages[row.stage]
+        stage = self._tally.stage(job)
         failure = generation.failure
         text = generation.parsed_text
         if not text:
