@@ -112,6 +112,12 @@ class StoreError(GenworkerError):
         super().__init__(message)
 
 
+class CrewError(GenworkerError):
+    """Workers cannot be started, or end again and again."""
+
+    exit_code = ExitCode.FAILURES
+
+
 class LockedError(GenworkerError):
     """Another worker holds the cohort."""
 

@@ -196,6 +196,10 @@ class Paths:
         """Locked for as long as the run lives; its staging is stale when the lock can be taken."""
         return self.runs_dir / f"{run_id}.lock"
 
+    def worker_log_path(self, run_id: str, slot: int) -> Path:
+        """What a worker's process writes besides its journal: why it could not begin, a bug's traceback."""
+        return self.runs_dir / f"{run_id}.worker-{slot}.log"
+
     def cohort_lock_path(self, cohort_id: str) -> Path:
         """Locked by the one worker of a cohort."""
         return self.private_dir / "locks" / f"cohort-{cohort_id}.lock"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genworker.core.stages import Stage
+from genworker.errors import Fault, UsageError
 from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
     from genworker.paths import Paths
     from genworker.project.settings import Settings
+    from genworker.run.engine import Maker
 
 
 StageOption = Annotated[
@@ -33,6 +36,39 @@ IfLockedOption = Annotated[
         help="When another worker has the cohort: leave (exit code 4), wait for its end, or share the work."
     ),
 ]
+
+
+class EngineName(StrEnum):
+    """What places the workers of a crew."""
+
+    LOCAL = "local"
+    """Processes of this host."""
+
+
+EngineOption = Annotated[
+    EngineName | None,
+    typer.Option("--engine", help="Share the work among several processes; see docs/cluster.md."),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, max=10_000, metavar="N", help="How many, with --engine.")
+]
+
+
+def make_crew(engine: EngineName | None, workers: int | None) -> Maker | None:
+    """What makes a run's rows; ``None``: the run's own process.
+
+    Raises:
+        UsageError: one of the two options without the other.
+    """
+    if engine is None and workers is None:
+        return None
+    if engine is None or workers is None:
+        given, missing = ("--workers", "--engine local") if engine is None else ("--engine", "--workers N")
+        raise UsageError([Fault(f"{given} says nothing without its other half", fix=f"add {missing}")])
+    from genworker.cluster.crew import Crew
+    from genworker.cluster.processes import LocalEngine
+
+    return Crew(LocalEngine(), workers)
 
 
 def _usd(text: str) -> Decimal:

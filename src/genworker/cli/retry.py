@@ -16,6 +16,7 @@ from genworker.cli.app import (
     say,
 )
 from genworker.cli.options import (
+    EngineOption,
     IfLockedOption,
     MaxCallsOption,
     MaxCostOption,
@@ -24,6 +25,8 @@ from genworker.cli.options import (
     PlainOption,
     QuietOption,
     VerboseOption,
+    WorkersOption,
+    make_crew,
 )
 from genworker.cli.plan import show_plan
 from genworker.cli.run import run_and_show
@@ -78,6 +81,8 @@ def retry(
     max_tokens: MaxTokensOption = None,
     max_wait: MaxWaitOption = None,
     if_locked: IfLockedOption = IfLocked.LEAVE,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     json_: JsonOption = False,
     plain: PlainOption = False,
@@ -97,6 +102,7 @@ def retry(
     if not (unparseable or truncated or failed or blocked or only):
         fix = "give --failed, --unparseable, --truncated, --blocked or --only GEN_ID"
         raise UsageError([Fault("nothing is chosen", fix=fix)])
+    maker = make_crew(engine, workers)
     project = open_project(config, data_root)
     membership = open_membership(project, cohort, strict=True)
     kinds = set(FailureKind) if failed else set()
@@ -126,7 +132,9 @@ def retry(
         return 0
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
-    return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
+    return run_and_show(
+        project, cohort, options, maker, as_json=json_, plain=plain, quiet=quiet, verbose=verbose
+    )
 
 
 class _Chosen(NamedTuple):

@@ -19,6 +19,7 @@ from genworker.cli.app import (
     use_live_display,
 )
 from genworker.cli.options import (
+    EngineOption,
     IfLockedOption,
     LimitOption,
     MaxCallsOption,
@@ -30,6 +31,8 @@ from genworker.cli.options import (
     QuietOption,
     StageOption,
     VerboseOption,
+    WorkersOption,
+    make_crew,
 )
 from genworker.cli.plan import show_plan
 from genworker.cli.refresh import RefreshOption, redo_stale
@@ -41,7 +44,7 @@ from genworker.store.lock import IfLocked
 if TYPE_CHECKING:
     from genworker.core.progress import Progress
     from genworker.project.open import Project
-    from genworker.run.engine import RunOptions, RunResult
+    from genworker.run.engine import Maker, RunOptions, RunResult
 
 
 @app.command("run")
@@ -60,6 +63,8 @@ def run(
     max_tokens: MaxTokensOption = None,
     max_wait: MaxWaitOption = None,
     if_locked: IfLockedOption = IfLocked.LEAVE,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
     json_: JsonOption = False,
     plain: PlainOption = False,
     quiet: QuietOption = False,
@@ -77,6 +82,7 @@ def run(
     from genworker.project.open import open_project
     from genworker.run.engine import RunOptions
 
+    maker = make_crew(engine, workers)
     project = open_project(config, data_root)
     options = RunOptions(
         frozenset(stage) if stage else None,
@@ -89,20 +95,27 @@ def run(
     )
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
-    return run_and_show(project, cohort, options, as_json=json_, plain=plain, quiet=quiet, verbose=verbose)
+    return run_and_show(
+        project, cohort, options, maker, as_json=json_, plain=plain, quiet=quiet, verbose=verbose
+    )
 
 
 def run_and_show(
     project: Project,
     cohort: str,
     options: RunOptions,
+    maker: Maker | None = None,
     *,
     as_json: bool,
     plain: bool,
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Run, show it, and say how it ended."""
+    """Run, show it, and say how it ended.
+
+    Args:
+        maker: see `genworker.run.engine.run_cohort`.
+    """
     from genworker.cli.display import Display, LiveDisplay, duration, wall_clock
     from genworker.run.engine import run_cohort
 
@@ -113,7 +126,9 @@ def run_and_show(
         display = Display(cohort, quiet=quiet, verbose=verbose)
     began = wall_clock()
     try:
-        result = run_cohort(project, cohort, options, listeners=(display.hear,), watch=display.watch)
+        result = run_cohort(
+            project, cohort, options, listeners=(display.hear,), watch=display.watch, maker=maker
+        )
     finally:
         display.close()
     if as_json:

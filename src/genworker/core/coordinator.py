@@ -355,6 +355,10 @@ class Coordinator:
         """Shards that are finished."""
         return len(self._finished)
 
+    def is_finished(self, shard: int) -> bool:
+        """Whether a shard is finished."""
+        return shard in self._finished
+
     def pools(self) -> Mapping[str, Pool]:
         """The totals and what is leased of them, to be looked at."""
         return self._pools

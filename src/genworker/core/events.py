@@ -53,6 +53,40 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStarted(Event):
+    """The first line of the journal of a worker, one of several of a run.
+
+    Attributes:
+        driver: the run's id, whose own journal says how it began and ended.
+        slot: the worker's place among the others, from 0; one that is started anew has the same.
+    """
+
+    word = "worker_started"
+    run_id: str
+    cohort: str
+    version: str
+    driver: str
+    slot: int
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost(Event):
+    """A worker's process has ended before its time; its calls that were out count at their worst case.
+
+    Attributes:
+        worker: its run's id.
+        why: as far as it is known.
+    """
+
+    word = "worker_lost"
+    worker: str
+    slot: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReparseStarted(Event):
     """The first line of the journal of a `reparse`."""
 
@@ -369,9 +403,9 @@ class Committed(Event):
 # Reading
 
 EVENTS: tuple[type[Event], ...] = (
-    RunStarted, ReparseStarted, RunEnded, Interrupted, InterruptedAgain, Warned, Locked, LaneStopped,
-    Salvaged, Reparsed, ParsedAtStart, AlreadyThere, TakenElsewhere, Calling, Answered, Retried, CallStopped,
-    CallFailed, RowFailed, Abandoned, StoreRefused, AnswerNotStored, Committed,
+    RunStarted, WorkerStarted, WorkerLost, ReparseStarted, RunEnded, Interrupted, InterruptedAgain, Warned,
+    Locked, LaneStopped, Salvaged, Reparsed, ParsedAtStart, AlreadyThere, TakenElsewhere, Calling, Answered,
+    Retried, CallStopped, CallFailed, RowFailed, Abandoned, StoreRefused, AnswerNotStored, Committed,
 )  # fmt: skip
 """Every event. Where two share a word, the one with more fields comes first: the other's line lacks some."""
 

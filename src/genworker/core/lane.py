@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genworker.core.batches import BatchSpec
 from genworker.core.completion import Completion
@@ -39,6 +39,10 @@ class LaneSpec:
     tpm: float | None = None
     batch: BatchSpec | None = None
     live: int = -1
+
+    def without_rates(self) -> LaneSpec:
+        """The same lane where its rates are shared out by somebody else."""
+        return replace(self, rpm=None, tpm=None)
 
 
 class Lane:

@@ -96,6 +96,17 @@ class Membership:
         self.rows = rows
         self.parents = parents
 
+    @classmethod
+    def empty(cls, cohort_id: str) -> Membership:
+        """A cohort of which rows come later."""
+        return cls(cohort_id, [], array("i"))
+
+    def append(self, row: MembershipRow, parent: int) -> None:
+        """Take one more row, whose parent stands before it; for memberships that began `empty`."""
+        assert isinstance(self.rows, list)
+        self.rows.append(row)
+        self.parents.append(parent)
+
     def __len__(self) -> int:
         return len(self.rows)
 

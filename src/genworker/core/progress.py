@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from genworker.core.generation import FailureKind
-from genworker.core.money import Account, Money, Part
+from genworker.core.money import Money, Part
 from genworker.core.stages import STAGES, Stage
 
 RATE_WINDOW_S = 60.0
@@ -47,6 +47,13 @@ class StageProgress:
         return self.planned - settled
 
 
+class Spending(Protocol):
+    """What a run costs, as far as it is known."""
+
+    def add_to(self, money: Money) -> None:
+        """Count it."""
+
+
 class Tally(Protocol):
     """Where a run's rows are counted, and heard of when they end."""
 
@@ -83,7 +90,7 @@ class Progress:
     input_tokens: int = 0
     output_tokens: int = 0
     earlier: Money = field(default_factory=Money)
-    account: Account | None = None
+    account: Spending | None = None
     cap_usd: Decimal | None = None
     _arrivals: deque[float] = field(default_factory=deque)
 

@@ -1099,6 +1099,14 @@ class Scheduler:
             and not any(lane.ready for lane in self._lanes)
         )
 
+    def stop_lane(self, name: str, reason: str) -> None:
+        """Another worker has found that a lane gets no more calls; no news where it is stopped already."""
+        found = [lane for lane in self._lanes if lane.spec.name == name and lane.stopped is None]
+        for lane in found:
+            lane.stopped = reason
+        if found:
+            self._stop_jobs()
+
     def drain(self) -> None:
         """Begin nothing more; what is in flight may still arrive."""
         self.draining = True

@@ -11,17 +11,17 @@ import resource
 import signal
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from genworker import signals
 from genworker.core.events import Interrupted, InterruptedAgain, RunEnded
 from genworker.core.membership import Membership
 from genworker.errors import Fault, UsageError
 from genworker.project.open import Project, open_membership
-from genworker.run.ending import RunResult, ending_of
+from genworker.run.ending import Ending, RunResult, ending_of
 from genworker.run.lock import CohortLock, new_run_id
-from genworker.run.planning import Planner, RunOptions
-from genworker.run.runner import Outcome, Runner
+from genworker.run.planning import Order, Planner, RunOptions
+from genworker.run.runner import Runner
 from genworker.run.station import RunInProgress, Station
 from genworker.store.journal import Listener
 
@@ -37,12 +37,14 @@ def run_cohort(
     *,
     listeners: tuple[Listener, ...] = (),
     watch: Watch | None = None,
+    maker: Maker | None = None,
 ) -> RunResult:
     """Make what is missing of a cohort. Blocks until the run has ended; drains at SIGINT, SIGTERM, SIGHUP.
 
     Args:
         listeners: hear every event of the journal.
         watch: called once when the run begins, from its event loop.
+        maker: makes what is ordered; this process without.
 
     Raises:
         FaultyInputError: an input is wrong; nothing was sent.
@@ -58,14 +60,15 @@ def run_cohort(
     with lock:
         if lock.waited:
             membership = open_membership(project, cohort_id, strict=True)
-        engine = _Engine(project, membership, options, run_id, listeners, watch)
-        with asyncio.Runner(loop_factory=_loop_factory()) as loop_runner:
+        engine = _Engine(project, membership, options, run_id, listeners, watch, maker or Alone())
+        with asyncio.Runner(loop_factory=event_loop()) as loop_runner:
             result = loop_runner.run(engine.run())
     result.membership_changed = stamp != _file_stamp(project.paths.cohort_membership_csv(cohort_id))
     return result
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the faster event loop; ``None`` where it is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -100,8 +103,65 @@ def forbid_core_dumps() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
+class Maker(Protocol):
+    """Makes what a run has ordered: in this process, or by others."""
+
+    async def make(self, station: Station, order: Order, watch: Watch | None) -> Ending:
+        """Make it; returns when nothing is left, or everything in flight is saved after `drain`.
+
+        Args:
+            station: open; its journal is the run's.
+            watch: called once when the first call may begin.
+        """
+        ...
+
+    def drain(self, timeout_s: float | None) -> None:
+        """Begin nothing more; also before `make`, which then begins nothing at all.
+
+        Args:
+            timeout_s: after so many seconds calls that are still out are abandoned; ``None``: no limit.
+        """
+
+    def abandon(self) -> None:
+        """Give up the calls that are out."""
+
+
+class Alone:
+    """Makes everything in this process."""
+
+    def __init__(self) -> None:
+        self._runner: Runner | None = None
+        self._is_draining = False
+
+    async def make(self, station: Station, order: Order, watch: Watch | None) -> Ending:
+        """See `Maker`."""
+        runner = await station.set_up(order)
+        self._runner = runner
+        if self._is_draining:
+            runner.drain(None)
+        if watch is not None:
+            clock = asyncio.get_running_loop().time
+            cohort_id = station.membership.cohort_id
+            watch(
+                RunInProgress(station.run_id, cohort_id, station.progress, station.scheduler, clock(), clock)
+            )
+        outcome = await runner.run()
+        return ending_of(station.scheduler, station.membership, order.selected, outcome)
+
+    def drain(self, timeout_s: float | None) -> None:
+        """See `Maker`."""
+        self._is_draining = True
+        if self._runner is not None:
+            self._runner.drain(timeout_s)
+
+    def abandon(self) -> None:
+        """See `Maker`."""
+        if self._runner is not None:
+            self._runner.abandon_calls()
+
+
 class _Engine:
-    """One run in one process: the driver and its only worker. Hears the signals."""
+    """One run: the driver's part of it. Hears the signals."""
 
     def __init__(
         self,
@@ -111,9 +171,11 @@ class _Engine:
         run_id: str,
         listeners: tuple[Listener, ...],
         watch: Watch | None,
+        maker: Maker,
     ) -> None:
         self._options = options
         self._watch = watch
+        self._maker = maker
         self._signal: int | None = None
         self._is_open = False
         self._station = Station(
@@ -153,9 +215,7 @@ class _Engine:
                 station.progress,
             )
             order = await planner.order()
-            runner = await station.set_up(order)
-            outcome = await self._supervise(runner)
-            ending = ending_of(station.scheduler, station.membership, order.selected, outcome)
+            ending = await self._maker.make(station, order, self._watch)
             result = RunResult(
                 station.run_id,
                 station.progress,
@@ -168,7 +228,7 @@ class _Engine:
                 RunEnded(
                     exit_code=int(result.exit_code),
                     calls=station.progress.calls,
-                    spent_usd=station.scheduler.budget.spent.usd,
+                    spent_usd=station.progress.money.total.most_usd,
                     capped=ending.capped,
                     limits=ending.limits,
                 )
@@ -189,26 +249,7 @@ class _Engine:
                 station.journal.record(InterruptedAgain(name))
             else:
                 station.journal.record(Interrupted(name, deadline_s=timeout_s))
-        if station.runner is None:
-            return  # `_supervise` will see it, and begin nothing
         if again:
-            station.runner.abandon_calls()
+            self._maker.abandon()
         else:
-            station.runner.drain(timeout_s)
-
-    async def _supervise(self, runner: Runner) -> Outcome:
-        if self._signal is not None:
-            runner.drain(None)
-        if self._watch is not None:
-            station, clock = self._station, asyncio.get_running_loop().time
-            self._watch(
-                RunInProgress(
-                    station.run_id,
-                    station.membership.cohort_id,
-                    station.progress,
-                    station.scheduler,
-                    clock(),
-                    clock,
-                )
-            )
-        return await runner.run()
+            self._maker.drain(timeout_s)

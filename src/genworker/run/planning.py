@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from genworker.core.budget import Budget, Caps
@@ -78,7 +78,7 @@ class Order:
     plan: Plan
     selected: bytearray
     jobs: Sequence[int]
-    replace: frozenset[int]
+    replace: Set[int]
     specs: list[LaneSpec]
     endpoints: list[str]
     budget: Budget
@@ -194,8 +194,8 @@ class Planner:
                 raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
             check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
         self.progress.earlier = ledger.money
-        self.progress.account = Account(self.run_id, routes.find_price)
-        self.journal.listen(self.progress.account.hear)
+        account = self.progress.account = Account(self.run_id, routes.find_price)
+        self.journal.listen(account.hear)
         self.progress.cap_usd = caps.usd
         return Budget(caps, ledger.spent)
 

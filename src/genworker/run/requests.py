@@ -44,7 +44,7 @@ class CohortWork:
     project: Project
     membership: Membership
     templates: TemplateFiles
-    combos: Mapping[str, Combo]
+    combos: dict[str, Combo]
     run_id: str
     version: str
     answer_tokens: int | None = None
@@ -71,6 +71,17 @@ class CohortWork:
         """Whether a row's text is its parent's, and no model is asked."""
         row = self.membership.rows[job]
         return row.template_id in self._copies[row.stage]
+
+    def joined(self, first: int) -> None:
+        """Rows from number `first` on have been appended to the membership, and their lanes to the routes."""
+        rows, lanes = self.membership.rows, self.routes.lanes
+        new = range(first, len(rows))
+        wanted = {rows[job].combo_id for job in new if rows[job].stage.is_root} - self.combos.keys()
+        if wanted:
+            self.combos.update(find_combos(self.project.catalog, wanted))
+        if self._sharing:
+            called = (job for job in new if lanes[job] != NO_LANE)
+            self._sharing.update((lanes[job], *_prompt_family(rows[job])) for job in called)
 
     def prompt(self, job: int, parent_text: str | None) -> str:
         """See `genworker.ports.Work.prompt`."""

@@ -183,9 +183,15 @@ class Routes:
         return Route(endpoint, self._kind(endpoint), route.model_id, name, price, is_fallback=True)
 
 
-def endpoint_specs(settings: Settings, names: Iterable[str]) -> list[EndpointSpec]:
-    """What is configured for endpoints, for the scheduler."""
+def endpoint_specs(settings: Settings, names: Iterable[str], *, shared: bool = False) -> list[EndpointSpec]:
+    """What is configured for endpoints, for the scheduler.
+
+    Args:
+        shared: whether a coordinator shares out the rates.
+    """
     sections = [settings.endpoints[name] for name in names]
+    if shared:
+        return [EndpointSpec(section.max_concurrency) for section in sections]
     return [EndpointSpec(section.max_concurrency, section.rpm, section.tpm) for section in sections]
 
 

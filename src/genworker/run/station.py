@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
-from genworker.core.events import RunStarted, Warned
+from genworker.core.events import Event, RunStarted, Warned
+from genworker.core.lease import Lease
 from genworker.core.membership import Membership
-from genworker.core.progress import Progress
+from genworker.core.progress import Progress, Tally
 from genworker.core.scheduler import Scheduler
+from genworker.core.stages import STAGES
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
@@ -68,6 +70,7 @@ class Station:
         listeners: hear every event of the journal.
         answer_tokens: over every configured `max_tokens`.
         max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
+        first: the journal's first line; that of a run by itself without.
 
     Attributes:
         progress: what the worker has done so far.
@@ -77,6 +80,8 @@ class Station:
     store: FilesystemStore
     journal: RunJournal
     scheduler: Scheduler
+    stages: bytearray
+    """Each row's stage as a number, as the scheduler has it."""
 
     def __init__(
         self,
@@ -87,6 +92,7 @@ class Station:
         listeners: tuple[Listener, ...] = (),
         answer_tokens: int | None = None,
         max_wait_s: float | None = None,
+        first: Event | None = None,
     ) -> None:
         from genworker import __version__
 
@@ -96,7 +102,8 @@ class Station:
         self.progress = Progress()
         self.runner: Runner | None = None
         self._listeners = listeners
-        self._max_wait_s = max_wait_s
+        self.max_wait_s = max_wait_s
+        self._first = first
         self._stack = AsyncExitStack()
         self.work = CohortWork(
             project,
@@ -133,7 +140,8 @@ class Station:
         self.journal = RunJournal(paths, self.run_id, self._listeners, group_permissions=group)
         self._stack.callback(self.journal.close)
         self.journal.record(
-            RunStarted(
+            self._first
+            or RunStarted(
                 run_id=self.run_id,
                 cohort=self.membership.cohort_id,
                 version=self.work.version,
@@ -149,8 +157,13 @@ class Station:
         if warning is not None:
             self.journal.record(Warned(warning))
 
-    async def set_up(self, order: Order) -> Runner:
+    async def set_up(self, order: Order, *, lease: Lease | None = None, tally: Tally | None = None) -> Runner:
         """Make the scheduler and the runner of an order, and open its endpoints.
+
+        Args:
+            lease: what the worker shares with others: then rates are shared out to it, it salvages nothing,
+                and rows come later (see `Scheduler.grow`).
+            tally: see `Runner`.
 
         Raises:
             ConfigError: an endpoint cannot be opened.
@@ -160,16 +173,19 @@ class Station:
         caps = order.budget.caps
         self.work.is_capped = caps.usd is not None or caps.tokens is not None
         by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
+        self.stages = bytearray(row.stage.order for row in self.membership.rows)
         scheduler = self.scheduler = Scheduler(
-            stages=bytes(row.stage.order for row in self.membership.rows),
+            stages=self.stages,
             parents=parents,
             lanes=lanes,
             selected=order.selected,
             lane_specs=order.specs,
-            endpoints=endpoint_specs(settings, order.endpoints),
+            endpoints=endpoint_specs(settings, order.endpoints, shared=lease is not None),
             max_concurrency=min(settings.max_concurrency, free_descriptors()),
-            retry=retry_policy(settings, self._max_wait_s),
+            retry=retry_policy(settings, self.max_wait_s),
             budget=order.budget,
+            depth=len(STAGES),
+            lease=lease,
         )
         self.work.siblings = lambda job: scheduler.children(parents[job]) if parents[job] >= 0 else (job,)
         providers = [by_endpoint[spec.endpoint] for spec in order.specs]
@@ -186,7 +202,8 @@ class Station:
             journal=self.journal,
             progress=self.progress,
             replace=order.replace,
-            salvage=self._salvage_the_dead,
+            tally=tally,
+            salvage=None if lease is not None else self._salvage_the_dead,
         )
         return self.runner
 
