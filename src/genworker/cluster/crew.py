@@ -28,7 +28,7 @@ from genworker.cluster.wire import (
     tally_from_json,
 )
 from genworker.core.coordinator import Coordinator, EndpointTotals, LaneTotals, Totals
-from genworker.core.events import CALL_ENDS, Calling, WorkerLost
+from genworker.core.events import CALL_ENDS, Answered, Calling, WorkerLost
 from genworker.core.money import Account, Money, Part
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.rates import SHARE
@@ -111,11 +111,13 @@ class Crew:
 
     Args:
         size: how many workers.
+        lease_s: how long one may work without an answer of the driver.
     """
 
-    def __init__(self, engine: Engine, size: int) -> None:
+    def __init__(self, engine: Engine, size: int, *, lease_s: float = LEASE_S) -> None:
         self._engine = engine
         self._size = size
+        self._lease_s = lease_s
         self._members: list[Member] = []
         self._by_run: dict[str, Member] = {}
         self._tallies: dict[int, dict[Stage, StageProgress]] = {}
@@ -139,7 +141,7 @@ class Crew:
             self._totals(),
             self._shards.described(),
             crew=self._size,
-            lease_s=LEASE_S,
+            lease_s=self._lease_s,
             timeout_s=max((settings.endpoints[name].timeout_s for name in order.endpoints), default=1.0),
             now_s=self._clock(),
         )
@@ -255,8 +257,17 @@ class Crew:
             if self._deadline is not None:
                 self._deadline.cancel()
             shutil.rmtree(directory, ignore_errors=True)
+            self._remove_empty_logs()
         if self._fault is not None:
             raise self._fault
+
+    def _remove_empty_logs(self) -> None:
+        station = self._station
+        for slot in range(self._size):
+            log = station.project.paths.worker_log_path(station.run_id, slot)
+            with contextlib.suppress(OSError):
+                if not log.stat().st_size:
+                    log.unlink()
 
     async def _start(self, slot: int) -> None:
         station = self._station
@@ -281,7 +292,7 @@ class Crew:
                 for member in self._members:
                     if (
                         not member.is_gone
-                        and now - max(over_s, self._heard_s(member)) > LEASE_S + LAST_ONES_S
+                        and now - max(over_s, self._heard_s(member)) > self._lease_s + LAST_ONES_S
                     ):
                         member.process.kill()  # it is stopped, and nobody needs it any more
             await asyncio.sleep(LOOK_S)
@@ -333,9 +344,15 @@ class Crew:
         assert self._coordinator is not None
         account = Account(member.run_id, self._station.work.routes.find_price)
         path = self._station.project.paths.journal_path(member.run_id)
+        calls = answers = 0
         with contextlib.suppress(OSError):
             for event in read_events(path, Calling, *CALL_ENDS):
                 account.hear(event)
+                calls += isinstance(event, Calling)
+                answers += isinstance(event, Answered)
+        member.counters[COUNTERS.index("calls")] = calls
+        member.counters[ANSWERS] = answers
+        self._sum_up()
         account.close()
         member.money = [(stage, model, part) for (stage, model), part in account.parts().items()]
         money = Money()

@@ -119,6 +119,7 @@ class Worker:
         self._membership = Membership.empty(welcome["cohort"])
         self._models: dict[str, int] = {}
         self._replace: set[int] = set()
+        self._disputed: set[int] = set()
         self.tally = _ByShard()
         self.station = Station(
             project,
@@ -158,7 +159,9 @@ class Worker:
         account = station.progress.account = Account(self.run_id, work.routes.find_price)
         station.journal.listen(account.hear)
         self._account = account
-        self._runner = await station.set_up(order, lease=self._lease, tally=self.tally)
+        self._runner = await station.set_up(
+            order, lease=self._lease, disputed=self._disputed, tally=self.tally
+        )
         return self._runner
 
     def _caps(self, allow: list[Any]) -> Caps:
@@ -239,6 +242,8 @@ class Worker:
         for shard, rows in message["rows"]:
             if shard not in self.tally.jobs:
                 self._take(shard, rows)
+        for shard in reply.disputed:
+            self._disputed.update(self.tally.jobs.get(shard, ()))
         for lane in scheduler.lanes():
             if (pause_s := reply.pauses.get(lane.spec.name)) is not None:
                 lane.pause(now_s + pause_s)

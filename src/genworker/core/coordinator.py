@@ -129,6 +129,8 @@ class Reply:
         shares: its part of each total that is limited, by the pool's name.
         allow: what it may use in all (see `Purse.used`); only those of its numbers count that are capped.
         give: shards to work on; those that it has already are not meant twice.
+        disputed: those of its shards in which a claim that another holds does not count any more: that one
+            fell silent longer ago than any call can take.
         stop: begin nothing more; ``abandon``: and give up the calls that are out.
         is_over: there is nothing more to do.
     """
@@ -139,6 +141,7 @@ class Reply:
     shares: Mapping[str, float]
     allow: Charge
     give: Sequence[int] = ()
+    disputed: Sequence[int] = ()
     pauses: Mapping[str, float] = field(default_factory=dict)
     stopped: Mapping[str, str] = field(default_factory=dict)
     stop: Stop = ""
@@ -279,6 +282,7 @@ class Coordinator:
         self._pending_rows = sum(shard.rows for shard in self._shards.values())
         self._finished: set[int] = set()
         self._owner: dict[int, str] = {}
+        self._disputed_s: dict[int, float] = {}  # shards of a silent worker: when its calls must have ended
         self._pauses: dict[str, float] = {}
         self._stopped: dict[str, str] = {}
         self._records: list[Record] = []
@@ -436,6 +440,8 @@ class Coordinator:
             if worker.is_live and now_s >= worker.lease_end_s:
                 worker.is_live = False
                 self._is_news = True
+                calls_end_s = worker.lease_end_s + CLOCKS * self._timeout_s
+                self._disputed_s.update(dict.fromkeys(worker.shards, calls_end_s))
                 self._disown(worker)
                 for pool in self._pools.values():
                     pool.want(name, 0.0)
@@ -477,6 +483,7 @@ class Coordinator:
             shares=shares,
             allow=allow,
             give=give,
+            disputed=[n for n in worker.shards if now_s >= self._disputed_s.get(n, math.inf)],
             pauses=self.pauses(now_s),
             stopped=dict(self._stopped),
             stop=self.stopping,

@@ -99,6 +99,7 @@ class Runner:
         lanes: each job's lane.
         providers: the provider of each lane.
         replace: jobs whose answers replace what stands in the store.
+        disputed: jobs that are made although another worker may hold their claims.
         tally: counts the rows; by their stages in `progress` without.
         salvage: brings in what workers that have died had on disk; called before a generation is paid
             for, since one of them may have been at it.
@@ -116,6 +117,7 @@ class Runner:
         journal: Journal,
         progress: Progress,
         replace: Container[int] = frozenset(),
+        disputed: Container[int] = frozenset(),
         tally: Tally | None = None,
         salvage: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -129,6 +131,7 @@ class Runner:
         self._progress = progress
         self._tally = tally or _ByStage(membership, progress)
         self._replace = replace
+        self._disputed = disputed
         self._salvage = salvage
         self._salvaging = asyncio.Lock()
         self._elsewhere: dict[int, int] = {}
@@ -293,7 +296,8 @@ class Runner:
     async def _reserve(self, job: int) -> bool:
         """Claim the generation, and look whether somebody has made it since the plan was made."""
         row = self._membership.rows[job]
-        if not await self._store.claim(row.stage, row.gen_id):
+        is_ours = await self._store.claim(row.stage, row.gen_id)
+        if not is_ours and job not in self._disputed:
             self._wait_for_other(job)
             return False
         waited = self._elsewhere.pop(job, None) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -157,13 +157,20 @@ class Station:
         if warning is not None:
             self.journal.record(Warned(warning))
 
-    async def set_up(self, order: Order, *, lease: Lease | None = None, tally: Tally | None = None) -> Runner:
+    async def set_up(
+        self,
+        order: Order,
+        *,
+        lease: Lease | None = None,
+        disputed: Container[int] = frozenset(),
+        tally: Tally | None = None,
+    ) -> Runner:
         """Make the scheduler and the runner of an order, and open its endpoints.
 
         Args:
             lease: what the worker shares with others: then rates are shared out to it, it salvages nothing,
                 and rows come later (see `Scheduler.grow`).
-            tally: see `Runner`.
+            disputed, tally: see `Runner`.
 
         Raises:
             ConfigError: an endpoint cannot be opened.
@@ -202,6 +209,7 @@ class Station:
             journal=self.journal,
             progress=self.progress,
             replace=order.replace,
+            disputed=disputed,
             tally=tally,
             salvage=None if lease is not None else self._salvage_the_dead,
         )
