@@ -189,7 +189,7 @@ def test_rows_in_flight_of_a_stopped_worker_are_made_once_its_calls_must_have_en
     stopped: list[int] = []
     with LLMServer(Options(latency_s=0.4, words=12)).in_thread() as server:
         project = make_project(tmp_path, rows)
-        project.use_server(server.openai_url, extra="max_concurrency = 4\ntimeout_s = 2")
+        project.use_server(server.openai_url, extra="max_concurrency = 4\ntimeout_s = 5")
         opened = open_project(project.config, project.data)
         watcher = _Polling(stop)
         result = run_cohort(

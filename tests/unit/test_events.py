@@ -38,6 +38,8 @@ from genworker.core.events import (
     StoreRefused,
     TakenElsewhere,
     Warned,
+    WorkerLost,
+    WorkerStarted,
     event_from_json,
 )
 from genworker.core.facts import AnswerFacts, CallFacts, Facts, FileFacts, RowFacts
@@ -60,6 +62,15 @@ LINES: list[tuple[Event, str]] = [
     (
         RunStarted("r1", "c", "1.0", 3, 42, ["run", "c"]),
         '{"run_id":"r1","cohort":"c","version":"1.0","rows":3,"pid":42,"command":["run","c"],"event":"run_started"}',
+    ),
+    (
+        WorkerStarted("r2", "c", "1.0", "r1", 3, 42, "node-7"),
+        '{"run_id":"r2","cohort":"c","version":"1.0","driver":"r1","slot":3,"pid":42,"host":"node-7",'
+        '"event":"worker_started"}',
+    ),
+    (
+        WorkerLost("r2", 3, "signal 9"),
+        '{"worker":"r2","slot":3,"why":"signal 9","event":"worker_lost"}',
     ),
     (ReparseStarted("r1", "c"), '{"run_id":"r1","cohort":"c","event":"reparse_started"}'),
     (

@@ -35,6 +35,7 @@ _SHOWN = {
     "taken_elsewhere": ("stage", "gen_id"),
     "locked": ("cohort", "holder", "then"),
     "warning": ("what",),
+    "worker_lost": ("slot", "worker", "why"),
 }
 """Events that a person wants to see, and what of them."""
 _SHOWN_VERBOSE = {
@@ -224,6 +225,8 @@ def status_lines(run: RunInProgress) -> list[str]:
     parts = [f"{rate:.0f} answers/min", f"{run.activity.in_flight} in flight"]
     for name, seconds in run.activity.paused_lanes(now)[:2]:
         parts.append(f"{visible(name)} waits {seconds:.0f} s as its endpoint asked")
+    if run.crew is not None:
+        parts.insert(1, run.crew())
     eta = eta_s(run.progress, rate)
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
@@ -264,6 +267,8 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
     facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
     facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
     facts["in_flight"] = run.activity.in_flight
+    if run.crew is not None:
+        facts["crew"] = run.crew()
     money = progress.money.total
     facts["spent_usd"] = f"{money.spent_usd:.2f}"
     if money.possible_usd:

@@ -20,6 +20,7 @@ from genworker import __version__
 from genworker.cluster.shards import Shards
 from genworker.cluster.wire import (
     COUNTERS,
+    Parts,
     pack,
     part_from_json,
     question_from_json,
@@ -28,8 +29,8 @@ from genworker.cluster.wire import (
     tally_from_json,
 )
 from genworker.core.coordinator import Coordinator, EndpointTotals, LaneTotals, Totals
-from genworker.core.events import CALL_ENDS, Answered, Calling, WorkerLost
-from genworker.core.money import Account, Money, Part
+from genworker.core.events import WorkerLost, event_from_json
+from genworker.core.money import Money, Part, add_run
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.rates import SHARE
 from genworker.core.stages import Stage
@@ -41,7 +42,7 @@ from genworker.run.engine import Watch
 from genworker.run.planning import Order, salvage
 from genworker.run.station import RunInProgress, Station
 from genworker.store.disk import free_descriptors
-from genworker.store.journal import read_events
+from genworker.store.ledger import fold_journal
 from genworker.store.lock import FileLock
 
 LEASE_S = 5.0
@@ -158,6 +159,7 @@ class Crew:
                     self,
                     self._clock(),
                     self._clock,
+                    self.crew,
                 )
             )
         if len(self._shards):
@@ -342,21 +344,14 @@ class Crew:
         """The worker's journal has the last word on what it spent."""
         assert member.run_id is not None
         assert self._coordinator is not None
-        account = Account(member.run_id, self._station.work.routes.find_price)
         path = self._station.project.paths.journal_path(member.run_id)
-        calls = answers = 0
-        with contextlib.suppress(OSError):
-            for event in read_events(path, Calling, *CALL_ENDS):
-                account.hear(event)
-                calls += isinstance(event, Calling)
-                answers += isinstance(event, Answered)
-        member.counters[COUNTERS.index("calls")] = calls
-        member.counters[ANSWERS] = answers
+        account, money = fold_journal(member.run_id, path), Parts()
+        add_run(money, account, self._station.work.routes.find_price)
+        member.money = money.parts
+        sums = account.spending.values()
+        member.counters[COUNTERS.index("calls")] = sum(part.calls for part in sums)
+        member.counters[ANSWERS] = sum(part.answers for part in sums)
         self._sum_up()
-        account.close()
-        member.money = [(stage, model, part) for (stage, model), part in account.parts().items()]
-        money = Money()
-        account.add_to(money)
         self._coordinator.died(member.run_id, money.total.worst)
 
     # Messages
@@ -423,7 +418,7 @@ class Crew:
         member = self._by_run.get(question.worker)
         if member is None or member.is_gone or self._coordinator is None:
             return None
-        member.hear(message)
+        self._hear(member, message)
         self._count(message["tallies"])
         reply = self._coordinator.sync(question, self._clock())
         self._coordinator.take_records()  # the coordinator dies with the driver, and so does the run
@@ -434,9 +429,15 @@ class Crew:
             "rows": [[number, self._shards.to_json(number)] for number in reply.give],
         }
 
+    def _hear(self, member: Member, message: Mapping[str, Any]) -> None:
+        member.hear(message)
+        for record in message["news"]:
+            if (event := event_from_json(record)) is not None:
+                self._station.journal.tell(event)
+
     def _goodbye(self, message: Mapping[str, Any]) -> dict[str, Any]:
         member, ending = self._by_run[message["bye"]], self._ending
-        member.hear(message)
+        self._hear(member, message)
         member.has_left = True
         self._count(message["tallies"])
         for reason, stage, gen_id, number in message["failures"]:

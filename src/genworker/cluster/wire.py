@@ -18,7 +18,7 @@ from genworker.core.budget import Charge
 from genworker.core.coordinator import LaneNeed, Purse, Question, Reply
 from genworker.core.generation import FailureKind
 from genworker.core.membership import MembershipRow
-from genworker.core.money import Part
+from genworker.core.money import Money, Part
 from genworker.core.progress import StageProgress
 from genworker.core.stages import Stage
 
@@ -172,6 +172,19 @@ def tally_from_json(record: Mapping[str, list[Any]]) -> dict[Stage, StageProgres
         named = {FailureKind(kind): number for kind, number in kinds.items()}
         tally[Stage(stage)] = StageProgress(0, done, blocked, stopped, errors, named)
     return tally
+
+
+class Parts(Money):
+    """An account that remembers what was added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[tuple[Stage, str, Part]] = []
+
+    def add(self, stage: Stage, model: str, run: str, part: Part) -> None:
+        """Count a call, or a part of one."""
+        super().add(stage, model, run, part)
+        self.parts.append((stage, model, part))
 
 
 def part_to_json(part: Part) -> list[Any]:

@@ -19,6 +19,7 @@ from typing import Any
 from genworker import __version__
 from genworker.cluster.wire import (
     COUNTERS,
+    Parts,
     pack,
     part_to_json,
     question_to_json,
@@ -29,7 +30,17 @@ from genworker.cluster.wire import (
 )
 from genworker.core.budget import Budget, Caps
 from genworker.core.coordinator import LaneNeed, Question, Reply
-from genworker.core.events import WorkerStarted
+from genworker.core.events import (
+    AnswerNotStored,
+    CallFailed,
+    CallStopped,
+    Event,
+    LaneStopped,
+    RowFailed,
+    StoreRefused,
+    Warned,
+    WorkerStarted,
+)
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.money import Account
@@ -53,6 +64,9 @@ LOOK_S = 0.02
 """How often it is looked whether there is; no two questions are closer."""
 ROWS_AHEAD = 64
 """Rows that a worker asks for beyond four times the calls that it has out."""
+SHOWN = (LaneStopped, CallFailed, RowFailed, CallStopped, StoreRefused, AnswerNotStored, Warned)
+"""Events that a person sees in the driver's terminal as well, the first `NEWS` between two questions."""
+NEWS = 50
 DROPPED_AFTER = 64
 """Questions without a reply that are remembered: the link keeps the order, so one is enough."""
 
@@ -141,6 +155,7 @@ class Worker:
         self._told: dict[int, int] = {}  # finished shard -> the first question that says so
         self._asked: dict[int, tuple[float, int]] = {}  # question -> when, and what was applied then
         self._stop = ""
+        self._news: list[dict[str, Any]] = []
         self.is_over = False
 
     async def set_up(self) -> Runner:
@@ -158,6 +173,7 @@ class Worker:
         order = Order(plan, bytearray(), (), self._replace, bare, endpoints, budget)
         account = station.progress.account = Account(self.run_id, work.routes.find_price)
         station.journal.listen(account.hear)
+        station.journal.listen(self._note)
         self._account = account
         self._runner = await station.set_up(
             order, lease=self._lease, disputed=self._disputed, tally=self.tally
@@ -210,16 +226,20 @@ class Worker:
             **self.told(),
         }
 
+    def _note(self, event: Event) -> None:
+        if isinstance(event, SHOWN) and len(self._news) < NEWS:
+            self._news.append({**event.to_json(), "event": event.word})
+
     def told(self) -> dict[str, Any]:
         """What the driver wants to know besides: counts and money of this worker so far."""
-        progress, scheduler = self.station.progress, self.station.scheduler
+        progress, scheduler, money = self.station.progress, self.station.scheduler, Parts()
+        self._account.add_to(money)
+        news, self._news = self._news, []
         return {
             "counters": [getattr(progress, name) for name in COUNTERS],
-            "money": [
-                [stage.value, model, part_to_json(part)]
-                for (stage, model), part in self._account.parts().items()
-            ],
+            "money": [[stage.value, model, part_to_json(part)] for stage, model, part in money.parts],
             "in_flight": scheduler.in_flight,
+            "news": news,
         }
 
     # Replies

@@ -30,6 +30,7 @@ from genworker.core.events import (
     RowFailed,
     RunEnded,
     RunStarted,
+    WorkerStarted,
 )
 from genworker.core.facts import MODE_COPY, money, whole
 from genworker.core.stages import Stage
@@ -346,7 +347,7 @@ class Fold:
             self._made[event.stage, event.gen_id] = 1
         elif isinstance(event, AnswerNotStored):
             self._made.pop((event.stage, event.gen_id), None)
-        elif isinstance(event, RunStarted | ReparseStarted):
+        elif isinstance(event, RunStarted | WorkerStarted | ReparseStarted):
             self.account.cohort_id = event.cohort
         elif isinstance(event, RunEnded):
             self.account.limits = event.limits

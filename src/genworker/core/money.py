@@ -8,7 +8,7 @@ that the summary, `status` and the page cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -151,10 +151,6 @@ class Account:
     def close(self) -> None:
         """The run is over, or as far as it is on record: what is out has no known end."""
         self._fold.close()
-
-    def parts(self) -> Mapping[tuple[Stage, str], Part]:
-        """The run's calls so far, by stage and model."""
-        return self._parts
 
     def add_to(self, money: Money) -> None:
         """Count the run's calls so far; those that are out are calls without a cost yet."""

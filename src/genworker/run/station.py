@@ -59,6 +59,8 @@ class RunInProgress:
     activity: Activity
     started_s: float
     clock: Callable[[], float]
+    crew: Callable[[], str] | None = None
+    """The workers in a few words, where there are several."""
 
 
 class Station:

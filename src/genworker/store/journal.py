@@ -98,6 +98,10 @@ class RunJournal:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._file.write(json_line({"time": time, **event.to_json(), "event": event.word}))
         self._fold.add(event)
+        self.tell(event)
+
+    def tell(self, event: Event) -> None:
+        """Tell the listeners of something that stands in another journal."""
         for listener in list(self._listeners):
             try:
                 listener(event)

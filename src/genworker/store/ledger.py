@@ -19,7 +19,14 @@ from typing import IO, Any, cast
 import orjson
 
 from genworker.core.account import Fold, RunAccount
-from genworker.core.events import Event, OddEventError, ReparseStarted, RunStarted, event_from_json
+from genworker.core.events import (
+    Event,
+    OddEventError,
+    ReparseStarted,
+    RunStarted,
+    WorkerStarted,
+    event_from_json,
+)
 from genworker.core.stages import Stage
 from genworker.paths import Paths
 from genworker.store.answers import json_line
@@ -78,7 +85,7 @@ def cohort_of(path: Path) -> str:
             first = event_from_json(orjson.loads(stream.readline()))
     except (OSError, EOFError, orjson.JSONDecodeError, OddEventError):
         return ""
-    return first.cohort if isinstance(first, RunStarted | ReparseStarted) else ""
+    return first.cohort if isinstance(first, RunStarted | WorkerStarted | ReparseStarted) else ""
 
 
 def fold_journal(run_id: str, path: Path) -> RunAccount:
