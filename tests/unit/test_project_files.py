@@ -43,7 +43,7 @@ def test_what_is_commented_out_would_be_valid_too(tmp_path: Path, monkeypatch: p
     for line in CONFIG.read_text(encoding="utf-8").splitlines():
         bare = line.removeprefix("# ")
         is_setting = line.startswith("# ") and (bare.startswith("[") or " = " in bare.split("#")[0])
-        is_prose = bare[:1].isupper() or "model_path" in bare
+        is_prose = bare[:1].isupper() or "model_path" in bare or "ca_file" in bare
         lines.append(bare if is_setting and not is_prose else line)
     text = "\n".join(lines)
     section = ""

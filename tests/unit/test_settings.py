@@ -6,6 +6,7 @@ import pytest
 
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError
+from genworker.project.endpoints import HttpSettings
 from genworker.project.settings import LoadedSettings, load_settings
 from support.project import write
 
@@ -129,6 +130,52 @@ def test_keys_come_from_the_environment_or_dotenv(monkeypatch: pytest.MonkeyPatc
     assert "sk-from" not in repr(load())
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "kept"),
+    [
+        ("openai", "https://h.example/v1/chat/completions", "https://h.example/v1"),
+        ("openai", "https://h.example/v1/", "https://h.example/v1"),
+        (
+            "openai",
+            "https://h.example/d/x/chat/completions?api-version=1",
+            "https://h.example/d/x?api-version=1",
+        ),
+        ("anthropic", "https://h.example/v1/messages", "https://h.example"),
+        ("anthropic", "https://h.example/v1", "https://h.example"),
+        ("anthropic", "https://h.example/gate/v1/?a=b", "https://h.example/gate?a=b"),
+    ],
+)
+def test_an_address_that_was_pasted_whole_is_mended(kind: str, given: str, kept: str) -> None:
+    section = load(f'[endpoints.a]\nkind = "{kind}"\nbase_url = "{given}"\n').settings.endpoints["a"]
+    assert isinstance(section, HttpSettings)
+    assert section.base_url == kept
+
+
+def test_a_header_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = GOOD.replace("temperature = 0.9", 'headers = { "api-key" = { env = "AZURE" }, "X-T" = "plain" }')
+    monkeypatch.setenv("ROUTER_KEY", "sk-1")
+    with pytest.raises(ConfigError, match="AZURE is not set"):
+        load(text).access("router")
+    monkeypatch.setenv("AZURE", " from-environment ")
+    access = load(text).access("router")
+    assert {name: value.get_secret_value() for name, value in access.headers.items()} == {
+        "api-key": "from-environment",
+        "X-T": "plain",
+    }
+    assert "from-environment" not in repr(access)
+
+
+@pytest.mark.parametrize("key", ["sk-\u201cabc\u201d", "sk-abc\nX-Evil: 1", "sk-\x1b[31m"])
+def test_a_key_that_http_cannot_carry_is_one_sentence_without_the_key(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTER_KEY", key)
+    with pytest.raises(ConfigError) as caught:
+        load().api_key("router")
+    assert "ROUTER_KEY holds a character that HTTP cannot carry" in str(caught.value)
+    assert "abc" not in str(caught.value)
+
+
 def test_a_missing_key_is_named_with_its_place() -> None:
     with pytest.raises(ConfigError) as caught:
         load().api_key("router")
@@ -156,6 +203,17 @@ def test_a_missing_key_is_named_with_its_place() -> None:
         (GOOD.replace("https://", "http://"), ["plain http to router.example", "allow_http = true"]),
         (GOOD.replace("https://", "ftp://"), ["must be an http or https address"]),
         (GOOD.replace("https://", "https://user:secret@"), ["holds a user or password"]),
+        (GOOD.replace("example/v1", "example/v1/responses"), ["ends in /responses", "base_url"]),
+        (GOOD.replace("top_p = 1", "").replace("example/v1", "exa mple/v1"), ["holds a space", "base_url"]),
+        (
+            GOOD.replace("temperature = 0.9", 'headers = { "X-Title" = "Ähnlichkeit" }'),
+            ["the value of X-Title holds what no header can carry", "[endpoints.router] headers"],
+        ),
+        (
+            GOOD.replace("temperature = 0.9", 'headers = { "X Title" = "a" }'),
+            ["'X Title' is none that HTTP knows"],
+        ),
+        (GOOD.replace("temperature = 0.9", 'ca_file = "no.pem"'), ["there is no file 'no.pem'", "ca_file"]),
         (GOOD.replace('base_url = "https://router.example/v1"\n', ""), ["has no base_url"]),
         (GOOD.replace('default_endpoint = "router"', 'default_endpoint = "rooter"'), ["'rooter'", "router"]),
         (GOOD.replace("max_tokens = 100", 'endpoint = "nowhere"'), ["'nowhere'", "[models.m-1] endpoint"]),

@@ -6,18 +6,19 @@ A test holds the three together. Adapters, and the SDKs behind them, are importe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Final, Literal
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
 
 from genworker.core.completion import Sampling
 from genworker.errors import Fault
 from genworker.ports import Provider
-from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds
+from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds, Section
 
 ANTHROPIC_MAX_TOKENS = 8192
 """Anthropic's API demands a limit; this one is sent when none is configured."""
@@ -30,31 +31,86 @@ class EndpointSettings(LimitedSettings):
     """What every kind of endpoint has."""
 
     kind: str
+    """What the endpoint speaks: a key of the table of kinds."""
     max_concurrency: Positive = 256
+    """Calls in flight, at most; genworker finds what is right below it."""
     timeout_s: Seconds = 600.0
+    """Seconds from sending a call to the last byte of its answer."""
+
+
+class FromEnvironment(Section):
+    """A value that stands in a variable of the environment or of ``.env``."""
+
+    env: str
+    """The variable's name."""
+
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def carries(value: str) -> bool:
+    """Whether HTTP can carry a text as a header's value: visible ASCII and single spaces or tabs between."""
+    return value.isascii() and all(char.isprintable() or char == "\t" for char in value)
 
 
 class HttpSettings(EndpointSettings):
     """A server that is asked over HTTP."""
 
     base_url: str | None = None
+    """The address of the API, with its version path where it has one; a query is kept."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """Parameters that are added to the address of every request, such as ``api-version``."""
     api_key_env: str | None = None
-    headers: dict[str, str] = Field(default_factory=dict)
+    """The variable that holds the key; left out for a server without one."""
+    headers: dict[str, str | FromEnvironment] = Field(default_factory=dict)
+    """Headers of every request; a value may come from a variable: ``{ env = "NAME" }``."""
     allow_http: bool = False
+    """Allow plain http to another machine than this one."""
     use_env_proxy: bool = False
+    """Go through the proxy that the environment names."""
+    ca_file: Path | None = None
+    """A file of certificates (PEM) that are trusted besides the system's: for an authority of your own."""
+
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Ends of a path that the adapter adds itself; people paste addresses whole."""
 
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, value: str | None) -> str | None:
         if value is None:
             return value
-        parts = urlsplit(value)
+        parts = urlsplit(value.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http or https address such as https://openrouter.ai/api/v1")
         if parts.username or parts.password:
             raise ValueError(
                 "holds a user or password; put the key into a variable and name it in api_key_env"
             )
+        if not value.strip().isascii() or any(char.isspace() for char in value.strip()):
+            raise ValueError("holds a space or a letter that no address may hold")
+        path = parts.path.rstrip("/")
+        for ending in cls.endings:
+            path = path.removesuffix(ending).rstrip("/")
+        for other in ("/responses", "/completions", "/embeddings", "/complete"):
+            if path.endswith(other):
+                raise ValueError(f"ends in {other}, another API; give the address that stands before it")
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+    @field_validator("headers")
+    @classmethod
+    def _plain_headers(cls, value: dict[str, str | FromEnvironment]) -> dict[str, str | FromEnvironment]:
+        for name, text in value.items():
+            if not _HEADER_NAME.fullmatch(name):
+                raise ValueError(f"the header name {name!r} is none that HTTP knows")
+            if isinstance(text, str) and not carries(text):
+                raise ValueError(f"the value of {name} holds what no header can carry: write plain ASCII")
+        return value
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {str(value)!r}")
         return value
 
 
@@ -63,6 +119,8 @@ class OpenAISettings(HttpSettings):
 
     kind: Literal["openai"]
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """The name of the answer's limit; api.openai.com gets the newer one by itself."""
+    endings: ClassVar[tuple[str, ...]] = ("/chat/completions",)
 
 
 class AnthropicSettings(HttpSettings):
@@ -70,6 +128,8 @@ class AnthropicSettings(HttpSettings):
 
     kind: Literal["anthropic"]
     prompt_cache: bool = True
+    """Ask for a prompt cache where prompts share a long beginning."""
+    endings: ClassVar[tuple[str, ...]] = ("/messages", "/v1")
 
 
 class LocalSettings(EndpointSettings):
@@ -77,8 +137,11 @@ class LocalSettings(EndpointSettings):
 
     kind: Literal["local"]
     max_concurrency: Positive = LOCAL_SLOTS
+    """Answers that it writes at the same time."""
     model_path: Path | None = None
+    """Another model than the embedded one, as a GGUF file."""
     context_tokens: Positive = 2048
+    """The longest prompt and answer together."""
 
 
 class ScriptedSettings(EndpointSettings):
@@ -86,6 +149,7 @@ class ScriptedSettings(EndpointSettings):
 
     kind: Literal["scripted"]
     latency_s: Annotated[float, NotBoolean, Field(ge=0)] = 0.0
+    """Seconds that an answer takes."""
 
 
 AnyEndpoint = Annotated[
@@ -94,12 +158,25 @@ AnyEndpoint = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """What opens an endpoint's door; secret.
+
+    Attributes:
+        key: ``None`` for a server without one.
+        headers: with the values that came from the environment.
+    """
+
+    key: SecretStr | None = None
+    headers: Mapping[str, SecretStr] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointKind:
     """What one kind of endpoint is.
 
     Attributes:
         settings: the class of its section.
-        make: its adapter, from the section and the key; `ConfigError` when it cannot be made.
+        make: its adapter, from the section and what opens it; `ConfigError` when it cannot be made.
         default_url: where it is when the section has no ``base_url``; ``None``: one must be given, or the
             kind has no address.
         is_free: whether its answers cost nothing unless a price is configured.
@@ -113,7 +190,7 @@ class EndpointKind:
     """
 
     settings: type[EndpointSettings]
-    make: Callable[[Any, SecretStr | None], Provider]
+    make: Callable[[Any, Access], Provider]
     default_url: str | None = None
     is_free: bool = False
     takes_seed: Callable[[Any], bool] = lambda section: False
@@ -149,28 +226,34 @@ def _number_at(record: Mapping[str, Any], dotted: str) -> int | None:
     )
 
 
-def _make_openai(section: OpenAISettings, key: SecretStr | None) -> Provider:
+def _way(section: HttpSettings, base_url: str, access: Access) -> dict[str, Any]:
+    """What the adapters of servers have in common; the query of the address stands apart from it."""
+    parts = urlsplit(base_url)
+    return {
+        "base_url": urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")),
+        "query": {**dict(parse_qsl(parts.query, keep_blank_values=True)), **section.query},
+        "api_key": access.key,
+        "headers": access.headers,
+        "use_env_proxy": section.use_env_proxy,
+        "ca_file": section.ca_file,
+    }
+
+
+def _make_openai(section: OpenAISettings, access: Access) -> Provider:
     from genworker.providers.openai import OpenAIProvider
 
     assert section.base_url is not None, "checked with the settings"
-    return OpenAIProvider(
-        section.base_url,
-        key,
-        headers=section.headers,
-        max_tokens_field=section.max_tokens_field,
-        use_env_proxy=section.use_env_proxy,
-    )
+    way = _way(section, section.base_url, access)
+    return OpenAIProvider(**way, max_tokens_field=section.max_tokens_field)
 
 
-def _make_anthropic(section: AnthropicSettings, key: SecretStr | None) -> Provider:
+def _make_anthropic(section: AnthropicSettings, access: Access) -> Provider:
     from genworker.providers.anthropic import AnthropicProvider
 
-    return AnthropicProvider(
-        section.base_url or ANTHROPIC_URL, key, headers=section.headers, use_env_proxy=section.use_env_proxy
-    )
+    return AnthropicProvider(**_way(section, section.base_url or ANTHROPIC_URL, access))
 
 
-def _make_local(section: LocalSettings, _key: SecretStr | None) -> Provider:
+def _make_local(section: LocalSettings, _access: Access) -> Provider:
     from genworker.providers.local import LocalProvider
 
     return LocalProvider(
@@ -178,7 +261,7 @@ def _make_local(section: LocalSettings, _key: SecretStr | None) -> Provider:
     )
 
 
-def _make_scripted(section: ScriptedSettings, _key: SecretStr | None) -> Provider:
+def _make_scripted(section: ScriptedSettings, _access: Access) -> Provider:
     from genworker.providers.scripted import ScriptedProvider
 
     return ScriptedProvider(latency_s=section.latency_s)

@@ -31,7 +31,15 @@ from genworker.core.completion import Sampling
 from genworker.core.ids import seed_for
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError, Fault
-from genworker.project.endpoints import KINDS, AnyEndpoint, EndpointSettings, HttpSettings, kind_of
+from genworker.project.endpoints import (
+    KINDS,
+    Access,
+    AnyEndpoint,
+    EndpointSettings,
+    HttpSettings,
+    carries,
+    kind_of,
+)
 from genworker.project.sections import (
     SAMPLED,
     Dollars,
@@ -150,25 +158,36 @@ class LoadedSettings:
         name = section.api_key_env if isinstance(section, HttpSettings) else None
         if name is None:
             return None
+        return SecretStr(self._variable(name, "endpoints", endpoint, "api_key_env"))
+
+    def access(self, endpoint: str) -> Access:
+        """The endpoint's key and headers.
+
+        Raises:
+            ConfigError: a variable that the endpoint names is not set, or holds what HTTP cannot carry.
+        """
+        section = self.settings.endpoints[endpoint]
+        headers: dict[str, SecretStr] = {}
+        for name, value in section.headers.items() if isinstance(section, HttpSettings) else ():
+            if not isinstance(value, str):
+                value = self._variable(value.env, "endpoints", endpoint, "headers", name)
+            headers[name] = SecretStr(value)
+        return Access(self.api_key(endpoint), headers)
+
+    def _variable(self, name: str, *location: str) -> str:
+        """The value of a variable of the environment or of ``.env``, fit to be a header's value."""
         value = os.environ.get(name) or (
             self.secrets[name].get_secret_value() if name in self.secrets else None
         )
-        if not value:
-            raise ConfigError(
-                [
-                    Fault(
-                        f"{name} is not set",
-                        where=_at(
-                            self.origin(f"endpoints.{endpoint}.api_key_env"),
-                            "endpoints",
-                            endpoint,
-                            "api_key_env",
-                        ),
-                        fix=f"export {name}=…, put it into ./.env, or try `make demo` (needs no key)",
-                    )
-                ]
-            )
-        return SecretStr(value.strip())
+        where = _at(self.origin(".".join(location)), *location)
+        if not value or not value.strip():
+            fix = f"export {name}=…, put it into ./.env, or try `make demo` (needs no key)"
+            raise ConfigError([Fault(f"{name} is not set", where=where, fix=fix)])
+        value = value.strip()
+        if not carries(value):
+            what = f"{name} holds a character that HTTP cannot carry (a quotation mark, a line end, …)"
+            raise ConfigError([Fault(what, where=where, fix=f"set {name} anew, without it")])
+        return value
 
     def endpoint_of(self, model_id: str) -> str | None:
         """The endpoint that serves a model; ``None`` when neither it nor a default is configured."""

@@ -6,9 +6,15 @@ connection pool does not slow down with the number of calls in flight.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
+import select
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -19,9 +25,12 @@ from genworker.core.refusals import MAX_MESSAGE_CHARS, Asked, refusal_of
 from genworker.core.visible import visible
 from genworker.core.wire import KEPT_BODY_BYTES, malformed, parse_body, read_answer
 from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
+from genworker.providers.way import WayFaults
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """An answer past this is cut: no model writes it, and memory must not depend on a server's mood."""
+MAX_HEADER_BYTES = 64 * 1024
+"""The longest line of a response's head that is read: tracing gateways send long ones."""
 CONNECT_TIMEOUT_S = 30.0
 
 
@@ -38,26 +47,38 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     Redirects are not followed and proxies of the environment are not used unless asked for: a key must
     reach the configured host and no other.
+
+    Args:
+        dropped: names of headers, in lower case, that are not sent.
+        ca_file: certificates that are trusted besides the system's.
     """
 
-    def __init__(self, *, use_env_proxy: bool, without_key: bool) -> None:
+    def __init__(self, *, use_env_proxy: bool, dropped: frozenset[str], ca_file: Path | None) -> None:
         self._use_env_proxy = use_env_proxy
-        self._dropped = _OWN_HEADERS | _KEY_HEADERS if without_key else _OWN_HEADERS
+        self._dropped = _OWN_HEADERS | dropped
+        self._ca_file = ca_file
         self._session: aiohttp.ClientSession | None = None
+        self._faults = WayFaults(use_env_proxy=use_env_proxy)
 
     def _open_session(self) -> aiohttp.ClientSession:
+        trusted: ssl.SSLContext | bool = True
+        if self._ca_file is not None:
+            trusted = ssl.create_default_context()
+            trusted.load_verify_locations(self._ca_file)
         return aiohttp.ClientSession(
             # The scheduler limits calls in flight; a second limit here would only hide its decisions.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=_Connector(limit=0, keepalive_timeout=60, ssl=trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             trust_env=self._use_env_proxy,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; errors become httpx2's, as the SDKs expect."""
-        with _as_httpx2():
+        with self._faults.told():
             async with await self._begin(request) as response:
                 # As a stream: with `content` httpx2 would work out headers that the endpoint has sent.
                 whole = httpx2.ByteStream(await _read_body(response))
@@ -67,9 +88,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def stream(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request whose body is read as the caller asks for it, and never held whole."""
-        with _as_httpx2():
+        with self._faults.told():
             response = await self._begin(request)
-            return _response(response, request, _Stream(response))
+            return _response(response, request, _Stream(response, self._faults))
 
     async def _begin(self, request: httpx2.Request) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -98,19 +119,36 @@ _KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 _DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
-@contextlib.contextmanager
-def _as_httpx2() -> Iterator[None]:
-    """Raise aiohttp's errors as httpx2's."""
-    try:
-        yield
-    except TimeoutError as error:
-        raise httpx2.ConnectTimeout(str(error)) from error
-    except aiohttp.ClientConnectorError as error:
-        raise httpx2.ConnectError(f"cannot connect to {error.host}:{error.port}") from error
-    except aiohttp.ClientError as error:
-        raise httpx2.NetworkError(f"{type(error).__name__}: {error}") from error
-    except OSError as error:
-        raise httpx2.NetworkError(str(error)) from error
+class _Connector(aiohttp.TCPConnector):
+    """A pool that gives out no connection which the endpoint has closed meanwhile.
+
+    Otherwise the request would be written into it, fail, and count as one that may have been billed.
+    """
+
+    _used: weakref.WeakSet[Any]
+
+    async def connect(self, *arguments: Any, **options: Any) -> Any:
+        """A connection of the pool, or a new one."""
+        used = self.__dict__.setdefault("_used", weakref.WeakSet())
+        while True:
+            connection = await super().connect(*arguments, **options)
+            protocol = connection.protocol
+            if protocol not in used:
+                used.add(protocol)
+                return connection
+            if not _is_closed(connection.transport):
+                return connection
+            connection.close()
+
+
+def _is_closed(transport: asyncio.Transport | None) -> bool:
+    """Whether the other side has closed an idle connection: then its end can be read, or else nothing."""
+    raw = None if transport is None else transport.get_extra_info("socket")
+    if raw is None:
+        return True
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _response(
@@ -123,11 +161,12 @@ def _response(
 class _Stream(httpx2.AsyncByteStream):
     """A body that is still on its way."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, faults: WayFaults) -> None:
         self._response = response
+        self._faults = faults
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _as_httpx2():
+        with self._faults.told():
             async for chunk in self._response.content.iter_chunked(256 * 1024):
                 yield chunk
 
@@ -154,11 +193,13 @@ class EndpointClient(httpx2.AsyncClient):
     request is left out: a request is built from what the SDK says, and goes to the transport as it is.
 
     Args:
-        without_key: the server takes none. The SDKs insist on one, so theirs is taken out here.
+        dropped: names of headers, in lower case, that are not sent; see `keyless`.
     """
 
-    def __init__(self, *, use_env_proxy: bool, without_key: bool) -> None:
-        self._aiohttp = AiohttpTransport(use_env_proxy=use_env_proxy, without_key=without_key)
+    def __init__(
+        self, *, use_env_proxy: bool, dropped: frozenset[str] = frozenset(), ca_file: Path | None = None
+    ) -> None:
+        self._aiohttp = AiohttpTransport(use_env_proxy=use_env_proxy, dropped=dropped, ca_file=ca_file)
         self._addresses: dict[str, httpx2.URL] = {}
         # No timeout: the call's one deadline is the runner's.
         super().__init__(transport=self._aiohttp, follow_redirects=False, trust_env=False, timeout=None)
@@ -255,21 +296,45 @@ def status_error(response: httpx2.Response, redact: Callable[[str], str]) -> Pro
 
 def connection_error(cause: BaseException | None, message: str) -> ProviderError:
     """A call that ended before a whole response was there."""
+    if isinstance(cause, ProviderError):
+        return cause
     if isinstance(cause, BodyTooLargeError):
         return MalformedAnswerError(
             str(cause), body=cause.head.decode("utf-8", "replace"), retryable=False, status=200
         )
-    # A connection that was never made carried no request; anything later may have been answered and billed.
-    reached = not isinstance(cause, httpx2.ConnectTimeout | httpx2.ConnectError)
     text = visible(str(cause or message), limit=MAX_MESSAGE_CHARS, one_line=True)
-    return ProviderUnavailableError(f"no response: {text}", may_be_billed=reached)
+    return ProviderUnavailableError(f"no response: {text}", may_be_billed=True)
 
 
-def redactor(secret: str | None) -> Callable[[str], str]:
-    """A function that takes a key out of a text: an endpoint may echo it."""
-    if not secret:
-        return lambda text: text
-    parts = [secret] if len(secret) < 16 else [secret, secret[:12], secret[-8:]]
+def keyless(secret: str | None, headers: Mapping[str, str]) -> frozenset[str]:
+    """The headers of the key that are not sent to a server without one. The SDKs insist on a key.
+
+    Args:
+        headers: those that are configured; they are sent whatever their names.
+    """
+    return frozenset() if secret is not None else _KEY_HEADERS - {name.lower() for name in headers}
+
+
+@contextlib.contextmanager
+def without_variables(prefix: str) -> Iterator[None]:
+    """Hide the shell's variables of that prefix while an SDK's client is made."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefix)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+SECRET_CHARS = 8
+"""A configured value below this is no secret, and would be taken out of every other word."""
+
+
+def redactor(*secrets: str | None) -> Callable[[str], str]:
+    """A function that takes keys out of a text: an endpoint may echo them."""
+    parts: list[str] = []
+    for secret in secrets:
+        if secret and len(secret) >= SECRET_CHARS and " " not in secret:
+            parts += [secret] if len(secret) < 16 else [secret, secret[:12], secret[-8:]]
 
     def redact(text: str) -> str:
         for part in parts:

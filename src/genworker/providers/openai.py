@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +19,11 @@ from genworker.providers.http import (
     ONCE,
     EndpointClient,
     connection_error,
+    keyless,
     read_line,
     read_response,
     redactor,
+    without_variables,
 )
 
 
@@ -29,6 +33,9 @@ class OpenAIProvider:
     Args:
         base_url: with the version path, such as ``https://api.openai.com/v1``.
         api_key: ``None`` for a server without a key.
+        headers: sent with every request; those of the same name as the SDK's own take their place.
+        query: parameters that are added to every address.
+        ca_file: certificates that are trusted besides the system's.
         max_tokens_field: the name of the answer's limit; OpenAI itself wants the newer one.
     """
 
@@ -37,28 +44,32 @@ class OpenAIProvider:
         base_url: str,
         api_key: SecretStr | None = None,
         *,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, SecretStr] | None = None,
+        query: Mapping[str, str] | None = None,
         max_tokens_field: str | None = None,
         use_env_proxy: bool = False,
+        ca_file: Path | None = None,
     ) -> None:
         is_openai = urlsplit(base_url).hostname == "api.openai.com"
         self._max_tokens_field = max_tokens_field or ("max_completion_tokens" if is_openai else "max_tokens")
         secret = api_key.get_secret_value() if api_key is not None else None
-        self.redact = redactor(secret)
-        self.client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=secret or "none",
-            max_retries=0,
-            default_headers=headers,
-            http_client=EndpointClient(use_env_proxy=use_env_proxy, without_key=secret is None),
-        )
+        own = {name: value.get_secret_value() for name, value in (headers or {}).items()}
+        self.redact = redactor(secret, *own.values())
+        # The SDK would take keys, headers and organisations from the shell; only what is configured is sent.
+        with without_variables("OPENAI_"):
+            self.client = openai.AsyncOpenAI(
+                base_url=base_url,
+                api_key=secret or "none",
+                max_retries=0,
+                default_headers=own,
+                default_query=dict(query or {}),
+                http_client=EndpointClient(
+                    use_env_proxy=use_env_proxy, dropped=keyless(secret, own), ca_file=ca_file
+                ),
+            )
         # Whole, so that the SDK need not put it together at every call.
         self._address = str(self.client.base_url.join("chat/completions"))
         self._shown_address = self._address.partition("?")[0]
-        if not is_openai:
-            # The SDK takes these from the environment; they are nobody else's business.
-            self.client.organization = None
-            self.client.project = None
 
     async def open(self) -> None:
         """Nothing to start."""
@@ -101,8 +112,12 @@ class OpenAIProvider:
             raise connection_error(error.__cause__, error.message) from None
         except openai.APIError as error:
             raise ProviderUnavailableError(self.redact(str(error))[:500]) from None
-        asked = Asked(request.model, self._shown_address, tuple(body), self.redact)
-        return read_response(response, clock() - began, asked)
+        return self._read(response, clock() - began, request.model, tuple(body))
+
+    def _read(
+        self, response: httpx2.Response, latency_s: float, model: str, fields: tuple[str, ...]
+    ) -> Completion:
+        return read_response(response, latency_s, Asked(model, self._shown_address, fields, self.redact))
 
     def read_line(self, status: int, body: object, request_id: object) -> Completion:
         """Read an answer that came in a file of results, as if it had come alone.

@@ -351,6 +351,6 @@ def _check_models(work: CohortWork, models: Iterable[str], faults: list[Fault]) 
             used.add(endpoint)
     for endpoint in sorted(used):
         try:
-            loaded.api_key(endpoint)
+            loaded.access(endpoint)
         except ConfigError as error:
             faults.extend(error.faults)

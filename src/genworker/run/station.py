@@ -230,4 +230,4 @@ def make_provider(loaded: LoadedSettings, name: str) -> Provider:
         ConfigError: its key is not set, or the embedded model is not installed.
     """
     section = loaded.settings.endpoints[name]
-    return kind_of(section).make(section, loaded.api_key(name))
+    return kind_of(section).make(section, loaded.access(name))
