@@ -61,6 +61,21 @@ class Fault:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True)
+class CatalogFault(Fault):
+    """One thing that is wrong in the catalogue, and whom it concerns.
+
+    Attributes:
+        concerns: (kind, id) of the one entry that it is about, such as ``("draft", "weave-v1")`` or
+            ``("model", "heron")``: cohorts that do not use it are not hindered. ``None``: the whole file.
+    """
+
+    concerns: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return Fault.__str__(self)
+
+
 class GenworkerError(Exception):
     """The root of everything that genworker raises on purpose."""
 

@@ -91,6 +91,14 @@ class Paths:
         """The axes that the membership was compiled from."""
         return self.cohort_dir(cohort_id) / "manifest.json"
 
+    def cohort_adopted_json(self, cohort_id: str) -> Path:
+        """How the generations of an adopted cohort were made; beside an older tool's manifest."""
+        return self.cohort_dir(cohort_id) / "adopted.json"
+
+    def cohort_older_spec(self, cohort_id: str) -> Path:
+        """The axes as an older tool's users state them; read by ``cohort import-spec``."""
+        return self.cohort_dir(cohort_id) / "spec" / "config.yaml"
+
     def cohort_spec_toml(self, cohort_id: str) -> Path:
         """The axes that the user states for a designed experiment; optional."""
         return self.cohort_dir(cohort_id) / "cohort.toml"

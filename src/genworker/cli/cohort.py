@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genworker.cli.app import (
+    CohortArgument,
     ConfigOption,
     DataRootOption,
     JsonOption,
@@ -19,8 +20,10 @@ from genworker.cli.app import (
 )
 from genworker.cli.tables import shorten, table
 from genworker.core.stages import STAGES
+from genworker.errors import ExitCode
 
 if TYPE_CHECKING:
+    from genworker.project.adopt import AdoptResult
     from genworker.project.build import CohortPlan, Survey
 
 SHOWN_VALUES_CHARS = 72
@@ -100,6 +103,77 @@ def build(
     for line in build_lines(plan, found, dry_run=dry_run):
         put(line)
     return 0
+
+
+@cohort_app.command("adopt")
+@command
+def adopt(
+    cohort: CohortArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and stop.")] = False,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Write the full membership of COHORT from the metadata, where an older tool wrote two columns.
+
+    The older file stays beside the new one. A row that the metadata do not complete is left out and named
+    with its reason. No generation is touched, and no call is made.
+
+    Exit codes: 0 every row was completed, 1 some were left out, 2 wrong input.
+    """
+    from genworker.project.adopt import adopt_cohort
+    from genworker.project.open import open_project
+
+    result = adopt_cohort(open_project(config, data_root), cohort, dry_run=dry_run)
+    if json_:
+        put_json(adopt_record(result, dry_run=dry_run))
+    else:
+        for line in adopt_lines(result, dry_run=dry_run):
+            put(line)
+    return int(ExitCode.FAILURES if result.left_out else ExitCode.OK)
+
+
+def adopt_record(result: AdoptResult, *, dry_run: bool) -> dict[str, Any]:
+    """An adoption's outcome for machines."""
+    return {
+        "cohort": result.cohort_id,
+        "dry_run": dry_run,
+        "rows": {stage.value: number for stage, number in result.rows.items()},
+        "left_out": [
+            {
+                "line": left.listed.line,
+                "stage": left.listed.stage,
+                "gen_id": left.listed.gen_id,
+                "reason": left.reason,
+            }
+            for left in result.left_out
+        ],
+        "older_membership": None if result.kept is None else str(result.kept),
+        "new_combos": result.new_combos,
+        "changed_since": result.unmade,
+        "notes": result.notes,
+    }
+
+
+def adopt_lines(result: AdoptResult, *, dry_run: bool) -> list[str]:
+    """An adoption's outcome for people."""
+    if result.is_adopted_already:
+        return [f"{result.cohort_id} has the full membership already: there is nothing to adopt."]
+    lines = [
+        f"left out: {left.listed.stage} {left.listed.gen_id} (line {left.listed.line}): {left.reason}"
+        for left in result.left_out
+    ]
+    if result.unmade:
+        lines.append(
+            f"{len(result.unmade)} combos: concepts or templates have changed since the drafts were made."
+        )
+    lines += result.notes
+    counts = ", ".join(f"{number} {stage.value}" for stage, number in result.rows.items())
+    total = sum(result.rows.values())
+    if dry_run:
+        return [*lines, f"Nothing was written. {total} rows would be adopted: {counts}."]
+    lines.append(f"Adopted {total} rows: {counts}. The older file is {result.kept}.")
+    return [*lines, f"Next: genworker status {result.cohort_id}"]
 
 
 def build_record(plan: CohortPlan, found: Survey, *, dry_run: bool) -> dict[str, Any]:

@@ -73,11 +73,11 @@ def plan(
 def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
     """Print the plan as a table or as JSON."""
     from genworker.core.selection import select
-    from genworker.project.open import open_membership, plan_cohort
+    from genworker.project.open import cohort_combos, open_membership, plan_cohort
     from genworker.run.caps import check_caps
     from genworker.run.estimate import estimate
     from genworker.run.ledger import last_limits, read_ledger
-    from genworker.run.requests import CohortWork, check_jobs, find_combos
+    from genworker.run.requests import CohortWork, check_jobs
     from genworker.store.catalog import TemplateFiles
     from genworker.store.index import StoreIndex
 
@@ -88,7 +88,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         project,
         membership,
         TemplateFiles(project.paths),
-        find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage.is_root}),
+        cohort_combos(project, membership),
         "",
         "",
         answer_tokens=options.answer_tokens,

@@ -11,6 +11,7 @@ from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import table
 from genworker.core.money import money_text
 from genworker.core.stages import STAGES
+from genworker.errors import ExitCode, FaultyInputError, StoreError
 
 
 @app.command("status")
@@ -26,26 +27,42 @@ def status(
         bool, typer.Option("-v", "--verbose", help="Also each setting and where it is from.")
     ] = False,
 ) -> int:
-    """Say how far COHORT is: done, failed, blocked, missing and stale per stage. Reads only."""
+    """Say how far COHORT is: done, failed, blocked, missing and stale per stage. Reads only.
+
+    Exit codes: 0, or 1 when a cohort among all cannot be read; the others are shown.
+    """
     from genworker.project.open import open_project
     from genworker.store.catalog import list_cohorts
 
     project = open_project(config, data_root)
     names = [cohort] if cohort is not None else list_cohorts(project.paths)
-    records = [cohort_record(project, name) for name in names]
+    records: list[dict[str, Any]] = []
+    for name in names:
+        try:
+            records.append(cohort_record(project, name))
+        except (FaultyInputError, StoreError) as error:
+            if cohort is not None:
+                raise
+            records.append({"cohort": name, "error": str(error)})
+    unread = [record for record in records if "error" in record]
+    code = int(ExitCode.FAILURES if unread else ExitCode.OK)
     if json_:
         put_json(records[0] if cohort is not None else {"cohorts": records})
-        return 0
+        return code
     if not records:
         say(f"There are no cohorts below {project.paths.cohorts_dir}.")
     for record in records:
+        if "error" in record:
+            continue
         for line in status_lines(record):
             put(line)
         put()
+    for record in unread:
+        say(f"{record['cohort']}: cannot be read: {record['error']}")
     if verbose:
         for line in settings_lines(project):
             put(line)
-    return 0
+    return code
 
 
 def cohort_record(project: Any, cohort: str) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class _Lineage:
                 raise _Unusable("its metadata name no model")
             if model not in self.models:
                 raise _Unusable(f"its model {model!r} is not registered in {self.registers.models}")
-            combo = facts.combo_id or _combo_of_task(facts.task_id or "", template, model)
+            combo = facts.combo_id or combo_of_task(facts.task_id or "", template, model)
             if id_fault(combo) is not None:
                 raise _Unusable("its metadata name no combo, and its task_id does not hold one")
             row = self.drafts[name] = self._row(Stage.DRAFT, name, None, combo, template, model, facts)
@@ -159,7 +159,7 @@ class _Lineage:
         return MembershipRow(stage, name, self.cohort_id, parent, combo, template, model, replicate, None)
 
 
-def _combo_of_task(task_id: str, template: str, model: str) -> str:
+def combo_of_task(task_id: str, template: str, model: str) -> str:
     """A draft's task is ``<combo_id>__<template>__<model>``."""
     end = f"__{template}__{model}"
     return task_id.removesuffix(end) if task_id.endswith(end) else ""

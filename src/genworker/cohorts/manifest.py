@@ -10,7 +10,7 @@ from typing import Any
 
 from genworker.cohorts.axes import Axes
 from genworker.cohorts.compile import Given
-from genworker.core.catalog import LEVELS
+from genworker.core.catalog import LEVELS, Combo
 from genworker.core.stages import Stage
 
 FORMAT = 1
@@ -98,6 +98,57 @@ def template_records(
         }
         for name, digest in digests.items()
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What ``adopted.json`` says: how the generations of an older tool were made.
+
+    Attributes:
+        combos: by id, the concepts in the order in which the drafts' prompts have them.
+        templates: per ``stage/template_id`` the digest of its text when the cohort was adopted.
+    """
+
+    combos: Mapping[str, Combo] = field(default_factory=dict)
+    templates: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self, cohort_id: str, version: str, membership: str) -> dict[str, Any]:
+        """The file's content; it holds no time, so the same store gives the same bytes."""
+        return {
+            "format": FORMAT,
+            "cohort_id": cohort_id,
+            "genworker_version": version,
+            "older_membership": membership,
+            "combos": {
+                name: {"concepts": list(combo.concept_ids), "level": combo.level, "k_max": combo.k_max}
+                for name, combo in sorted(self.combos.items())
+            },
+            "templates": {name: {"first_sha256": digest} for name, digest in sorted(self.templates.items())},
+        }
+
+    @classmethod
+    def from_json(cls, record: object) -> Adopted:
+        """Read whatever can be read."""
+        if not isinstance(record, Mapping) or record.get("format") != FORMAT:
+            return cls()
+        combos, templates = record.get("combos"), record.get("templates")
+        return cls(
+            {
+                str(name): Combo(
+                    str(name), tuple(map(str, facts["concepts"])), facts["level"], facts["k_max"]
+                )
+                for name, facts in (combos.items() if isinstance(combos, Mapping) else ())
+                if isinstance(facts, Mapping)
+                and isinstance(facts.get("concepts"), list)
+                and facts.get("level") in LEVELS
+                and isinstance(facts.get("k_max"), int)
+            },
+            {
+                str(name): str(facts["first_sha256"])
+                for name, facts in (templates.items() if isinstance(templates, Mapping) else ())
+                if isinstance(facts, Mapping) and "first_sha256" in facts
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,14 @@ from genworker.cohorts.growth import FileRows, Growth
 from genworker.cohorts.manifest import Earlier, Manifest, Source, derived_cohort_id, template_records
 from genworker.cohorts.spec import Specification, spec_axes
 from genworker.core.catalog import LEVELS, Catalog
+from genworker.core.facts import Facts
 from genworker.core.membership import MembershipRow
 from genworker.core.prompts import TRIAL_TEXT, child_values, draft_values
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, Fault, FaultyInputError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
-from genworker.project.open import Project
-from genworker.store.catalog import TemplateFiles
+from genworker.project.open import Project, faults_of
+from genworker.store.catalog import TemplateFiles, listed_combos
 from genworker.store.cohorts import (
     Modes,
     append_combos,
@@ -175,11 +176,12 @@ class _Planner:
         self.paths = project.paths
         self.catalog = project.catalog
         self.registers = registers(project.paths)
-        self.faults: list[Fault] = list(project.catalog_faults)
+        self.faults: list[Fault] = []
         self.notes: list[str] = []
         self.spec: Specification | None = None
         self.earlier = Earlier()
         self.templates = TemplateFiles(project.paths)
+        self.listed: dict[str, str] | None = None
 
     def plan(self) -> CohortPlan:
         options = self.options
@@ -199,7 +201,7 @@ class _Planner:
                 stage,
                 ids,
                 options.cohort_id or "x",
-                lambda stage, gen_id: read_facts(self.paths, stage, gen_id),
+                self._facts,
                 self.catalog,
                 self.registers,
                 self._configured_models(),
@@ -223,6 +225,8 @@ class _Planner:
             self.earlier = read_earlier(self.paths, cohort_id)
             given = given and _in_cohort(given, cohort_id)
         digests = self._check(axes, cohort_id, given)
+        # What nobody uses may be wrong; what is used is said first, since it may explain the rest.
+        self.faults[:0] = faults_of(self.project.catalog_faults, _used(axes, given))
         if self.faults:
             raise FaultyInputError(
                 list(dict.fromkeys(self.faults)), title="the cohort cannot be built, nothing was written"
@@ -248,6 +252,16 @@ class _Planner:
 
     def _configured_models(self) -> list[str]:
         return [name for name, model in self.project.loaded.settings.models.items() if model.model]
+
+    def _facts(self, stage: Stage, gen_id: str) -> Facts | str:
+        """The metadata of a generation; an adopted draft's combo may stand in a membership alone."""
+        facts = read_facts(self.paths, stage, gen_id)
+        if isinstance(facts, str) or facts.combo_id or not stage.is_root:
+            return facts
+        if self.listed is None:
+            self.listed = listed_combos(self.paths)
+        combo = self.listed.get(gen_id)
+        return facts if combo is None else facts.changed(combo_id=combo)
 
     # What is asked for
 
@@ -437,6 +451,16 @@ class _Planner:
             self.faults.append(
                 Fault(str(error), where=str(path), line=error.line, fix="correct the template")
             )
+
+
+def _used(axes: Axes, given: Given | None) -> set[tuple[str, str]]:
+    """(kind, id) of every entry of the catalogue that a cohort uses."""
+    used = {(stage.value, name) for stage in STAGES for name in axes.templates[stage]}
+    used |= {("model", name) for names in axes.models.values() for name in names}
+    used |= {("concept", name) for combo in axes.combos for name in combo.concept_ids}
+    for row in () if given is None else (*given.drafts, *(given.essays or ())):
+        used |= {(row.stage.value, row.template_id), ("model", row.llm_model_id or "")}
+    return used
 
 
 def _in_cohort(given: Given, cohort_id: str) -> Given:

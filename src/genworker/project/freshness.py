@@ -26,6 +26,7 @@ from genworker.errors import CatalogError, TemplateError
 from genworker.paths import METADATA_FILE, PROMPT_FILE
 from genworker.project.open import Project
 from genworker.store.catalog import TemplateFiles
+from genworker.store.cohorts import read_adopted
 from genworker.store.reading import read_bytes
 
 EAGER_ROWS = 50_000
@@ -92,7 +93,10 @@ class _Look:
         self._project = project
         self._rows = membership.rows
         self._templates = TemplateFiles(project.paths)
-        self._first = _first_digests(project.paths.cohort_manifest_json(membership.cohort_id))
+        adopted = read_adopted(project.paths, membership.cohort_id)
+        first = _first_digests(project.paths.cohort_manifest_json(membership.cohort_id))
+        self._first = {**adopted.templates, **first}
+        self._combos = {**project.catalog.combos, **adopted.combos}
         self._directories = {stage: str(project.paths.stage_dir(stage)) for stage in STAGES}
         self._made: dict[tuple[Stage, str], Rendered] = {}
         self._digests: dict[tuple[Stage, str], tuple[str | None, str | None]] = {}
@@ -160,7 +164,7 @@ class _Look:
 
     def _render(self, combo_id: str, template_id: str) -> str | None:
         catalog = self._project.catalog
-        combo = catalog.combos.get(combo_id)  # registered ones: to guess the others could take seconds
+        combo = self._combos.get(combo_id)  # registered ones: to guess the others could take seconds
         if combo is None or any(name not in catalog.concepts for name in combo.concept_ids):
             return None
         try:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genworker.core.catalog import Catalog
+from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.generation import Answer, Failure, answer_again, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, Fault, StoreError
+from genworker.errors import CatalogError, CatalogFault, Fault, StoreError
 from genworker.paths import Paths
 from genworker.project.plugins import load_parser_plugins
 from genworker.project.settings import LoadedSettings, load_settings
 from genworker.store.catalog import load_membership, load_membership_as_it_stands, read_catalog
+from genworker.store.cohorts import read_adopted
 from genworker.store.index import StoreIndex
 from genworker.store.reading import read_generation
 
@@ -92,15 +93,56 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
     if not strict:
         return load_membership_as_it_stands(project.paths, cohort_id)
     index = StoreIndex(project.paths)
-    reason = id_fault(cohort_id)
-    if reason is None and project.catalog_faults:
-        raise CatalogError(project.catalog_faults, title="the catalogue is refused, nothing was sent")
-    return load_membership(
+    general = faults_of(project.catalog_faults, frozenset())
+    if id_fault(cohort_id) is None and general:
+        raise CatalogError(general, title="the catalogue is refused, nothing was sent")
+    membership = load_membership(
         project.paths,
         cohort_id,
         project.known(),
         lambda stage, gen_id: index.is_done(stage, gen_id) or index.failure(stage, gen_id) is not None,
     )
+    refuse_faults_of(project, membership, "nothing was sent")
+    return membership
+
+
+def refuse_faults_of(project: Project, membership: Membership, outcome: str) -> None:
+    """Refuse what is wrong in the part of the catalogue that a cohort uses; faults elsewhere are not its own.
+
+    Raises:
+        CatalogError: every such fault at once.
+    """
+    if not project.catalog_faults:
+        return
+    used: set[tuple[str, str]] = set()
+    for row in membership.rows:
+        used.add((row.stage.value, row.template_id))
+        used.add(("model", row.llm_model_id or ""))
+        if row.stage.is_root and row.combo_id in project.catalog.combos:
+            concepts = project.catalog.combos[row.combo_id].concept_ids
+            used.update(("concept", name) for name in concepts)
+    faults = faults_of(project.catalog_faults, used)
+    if faults:
+        raise CatalogError(faults, title=f"the catalogue is refused, {outcome}")
+
+
+def faults_of(faults: Sequence[Fault], used: Collection[tuple[str, str]]) -> list[Fault]:
+    """The faults of whole files, and those of the entries that are used, as (kind, id)."""
+    return [
+        fault
+        for fault in faults
+        if not isinstance(fault, CatalogFault) or fault.concerns is None or fault.concerns in used
+    ]
+
+
+def cohort_combos(project: Project, membership: Membership) -> dict[str, Combo]:
+    """The combos of a cohort: as its drafts were adopted, as they are registered, or found from their ids."""
+    combos = {**project.catalog.combos, **read_adopted(project.paths, membership.cohort_id).combos}
+    wanted = {row.combo_id for row in membership.rows if row.stage.is_root}
+    unknown = {name for name in wanted if name not in combos}
+    if unknown:
+        combos.update(guess_combos(unknown, list(project.catalog.concepts.values())))
+    return combos
 
 
 Redo = Callable[[int, Failure | None], bool]

@@ -16,8 +16,8 @@ from genworker.core.generation import Answer, Generation, answer_again, finish
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.parsers import read_score
 from genworker.core.stages import Stage
-from genworker.errors import CatalogError, StoreError
-from genworker.project.open import Project, open_membership
+from genworker.errors import StoreError
+from genworker.project.open import Project, open_membership, refuse_faults_of
 from genworker.run.lock import cohort_lock, new_run_id
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import RunJournal
@@ -92,9 +92,8 @@ def reparse_cohort(
         LockedError: a worker has the cohort.
         StoreError: the store cannot be read or written.
     """
-    if project.catalog_faults:
-        raise CatalogError(project.catalog_faults, title="the catalogue is refused, nothing was parsed")
     membership = open_membership(project, cohort_id, strict=False)
+    refuse_faults_of(project, membership, "nothing was parsed")
     parsing = _Parsing(project, membership, stages)
     if dry_run:
         for _ in parsing.answers():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from genworker.core.budget import Charge
-from genworker.core.catalog import Catalog, Combo, guess_combos
+from genworker.core.catalog import Combo
 from genworker.core.completion import Completion, CompletionRequest, Sampling
 from genworker.core.facts import MODE_COPY, MODE_LLM, CallFacts, RowFacts
 from genworker.core.generation import file_digest
@@ -26,7 +26,7 @@ from genworker.errors import (
     TemplateError,
 )
 from genworker.project.endpoints import kind_of
-from genworker.project.open import Project
+from genworker.project.open import Project, cohort_combos
 from genworker.run.routes import ONE, Route, Routes, cost, unbounded_case, worst_case
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_generation
@@ -78,7 +78,7 @@ class CohortWork:
         new = range(first, len(rows))
         wanted = {rows[job].combo_id for job in new if rows[job].stage.is_root} - self.combos.keys()
         if wanted:
-            self.combos.update(find_combos(self.project.catalog, wanted))
+            self.combos.update(cohort_combos(self.project, self.membership))
         if self._sharing:
             called = (job for job in new if lanes[job] != NO_LANE)
             self._sharing.update((lanes[job], *_prompt_family(rows[job])) for job in called)
@@ -256,15 +256,6 @@ class CohortWork:
 def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
     """What a prompt's beginning depends on, beside its parent: drafts of one combo are asked alike."""
     return row.stage, row.template_id, row.combo_id if row.stage.is_root else ""
-
-
-def find_combos(catalog: Catalog, wanted: Iterable[str]) -> dict[str, Combo]:
-    """The combos of a cohort: registered ones, and those that can be found from their ids."""
-    combos = dict(catalog.combos)
-    unknown = {name for name in wanted if name not in combos}
-    if unknown:
-        combos.update(guess_combos(unknown, list(catalog.concepts.values())))
-    return combos
 
 
 def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:

@@ -19,10 +19,10 @@ from genworker.core.scheduler import Scheduler
 from genworker.core.stages import STAGES
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
-from genworker.project.open import Project
+from genworker.project.open import Project, cohort_combos
 from genworker.project.settings import LoadedSettings
 from genworker.run.planning import Order, salvage
-from genworker.run.requests import CohortWork, find_combos
+from genworker.run.requests import CohortWork
 from genworker.run.routes import endpoint_specs, retry_policy
 from genworker.run.runner import Runner
 from genworker.store.catalog import TemplateFiles
@@ -111,7 +111,7 @@ class Station:
             project,
             membership,
             TemplateFiles(project.paths),
-            find_combos(project.catalog, {row.combo_id for row in membership.rows if row.stage.is_root}),
+            cohort_combos(project, membership),
             run_id,
             __version__,
             answer_tokens=answer_tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from genworker.core.membership import Known, Membership, MembershipRow, is_older
 from genworker.core.parsers import get_parser
 from genworker.core.prompts import PromptTemplate
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, Fault, MembershipError, TemplateError, UsageError
+from genworker.errors import CatalogError, CatalogFault, Fault, MembershipError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.store.csvfile import CsvFault, open_csv
 
@@ -30,13 +31,27 @@ _FALSE = ("false", "0", "no")
 class _Table:
     """One CSV of the catalogue: draws records as mappings and collects faults with their places."""
 
-    def __init__(self, path: Path, required: Sequence[str], faults: list[Fault]) -> None:
+    def __init__(self, path: Path, required: Sequence[str], faults: list[Fault], kind: str = "") -> None:
         self.path = path
+        self.kind = kind
         self.required = required
         self.faults = faults
 
-    def fault(self, line: int | None, column: str | None, what: str, fix: str | None = None) -> None:
-        self.faults.append(Fault(what, where=str(self.path), line=line, column=column, fix=fix))
+    def fault(
+        self,
+        line: int | None,
+        column: str | None,
+        what: str,
+        fix: str | None = None,
+        *,
+        about: str | None = None,
+    ) -> None:
+        """Note a fault; one that is `about` an entry hinders those alone who use it."""
+        concerns = (self.kind, about) if about is not None and self.kind else None
+        where = str(self.path)
+        self.faults.append(
+            CatalogFault(what, where=where, line=line, column=column, fix=fix, concerns=concerns)
+        )
 
     def rows(self) -> Iterable[tuple[int, dict[str, str]]]:
         try:
@@ -68,6 +83,7 @@ class _Table:
         if text.lower() in _TRUE:
             return True
         if text.lower() not in _FALSE:
+            # Of nobody alone: what it would say decides who uses the entry.
             self.fault(line, column, f"{column} is {text[:40]!r}", "write true or false")
         return False
 
@@ -78,8 +94,14 @@ class _Table:
             return None
         if text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= 1:
             return int(text)
-        self.fault(line, column, f"{column} is {text[:40]!r}", "use a whole number from 1, or leave it empty")
+        fix = "use a whole number from 1, or leave it empty"
+        self.fault(line, column, f"{column} is {text[:40]!r}", fix, about=self._id(row))
         return None
+
+    def _id(self, row: Mapping[str, str]) -> str | None:
+        """The id of a row's entry: that of the column which the register must have first."""
+        value = row.get(self.required[0])
+        return value if value and id_fault(value) is None else None
 
     def plain_id(self, line: int, row: Mapping[str, str], column: str, taken: Collection[str]) -> str | None:
         """The row's id when it can be one and is new; else a fault and ``None``."""
@@ -89,7 +111,8 @@ class _Table:
             self.fault(line, column, f"{column} {value[:60]!r} {reason}", "use a plain name")
             return None
         if value in taken:
-            self.fault(line, column, f"{column} {value!r} stands twice", "remove one of the two rows")
+            fix = "remove one of the two rows"
+            self.fault(line, column, f"{column} {value!r} stands twice", fix, about=value)
             return None
         return value
 
@@ -132,7 +155,7 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
     path = paths.templates_csv(stage)
     if not path.exists():
         return entries
-    table = _Table(path, ("template_id",), faults)
+    table = _Table(path, ("template_id",), faults, stage.value)
     for line, row in table.rows():
         template_id = table.plain_id(line, row, "template_id", entries)
         generator = row.get("generator") or "llm"
@@ -141,13 +164,14 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
         active = table.flag(line, row, "active", True)
         kind: Literal["llm", "copy"] = "copy" if generator == "copy" else "llm"
         if generator not in ("llm", "copy"):
-            table.fault(line, "generator", f"unknown generator {generator!r}", "use llm or copy")
+            what = f"unknown generator {generator!r}"
+            table.fault(line, "generator", what, "use llm or copy", about=template_id)
         elif generator == "copy" and stage.is_root:
-            table.fault(line, "generator", "a draft has no parent to copy", "use llm")
+            table.fault(line, "generator", "a draft has no parent to copy", "use llm", about=template_id)
         try:
             get_parser(stage, parser)
         except LookupError as error:
-            table.fault(line, "parser", str(error.args[0]))
+            table.fault(line, "parser", str(error.args[0]), about=template_id)
         if template_id is not None:
             entries[template_id] = TemplateEntry(
                 stage,
@@ -167,11 +191,12 @@ def _read_models(paths: Paths, faults: list[Fault]) -> dict[str, ModelEntry]:
     entries: dict[str, ModelEntry] = {}
     if not paths.models_csv.exists():
         return entries
-    table = _Table(paths.models_csv, ("id", "model"), faults)
+    table = _Table(paths.models_csv, ("id", "model"), faults, "model")
     for line, row in table.rows():
         model_id = table.plain_id(line, row, "id", entries)
         if not row["model"]:
-            table.fault(line, "model", "the model's name is empty", "write the name that the endpoint knows")
+            fix = "write the name that the endpoint knows"
+            table.fault(line, "model", "the model's name is empty", fix, about=model_id)
         generation = table.flag(line, row, "for_generation", True)
         evaluation = table.flag(line, row, "for_evaluation", True)
         if model_id is not None:
@@ -191,7 +216,7 @@ def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
     entries: dict[str, Concept] = {}
     if not paths.concepts_csv.exists():
         return entries
-    table = _Table(paths.concepts_csv, ("concept_id", "name"), faults)
+    table = _Table(paths.concepts_csv, ("concept_id", "name"), faults, "concept")
     for line, row in table.rows():
         concept_id = table.plain_id(line, row, "concept_id", entries)
         active = table.flag(line, row, "active", True)
@@ -204,7 +229,8 @@ def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
                 try:
                     descriptions[level] = path.read_text(encoding="utf-8-sig").strip()
                 except (UnicodeDecodeError, OSError) as error:
-                    faults.append(Fault(f"cannot be read as UTF-8 text: {error}", where=str(path)))
+                    what, concerns = f"cannot be read as UTF-8 text: {error}", ("concept", concept_id)
+                    faults.append(CatalogFault(what, where=str(path), concerns=concerns))
         entries[concept_id] = Concept(concept_id, row["name"] or concept_id, active, descriptions, line)
     return entries
 
@@ -428,6 +454,17 @@ def stream_membership(paths: Paths, cohort_id: str) -> Iterator[MembershipRow]:
                 yield from membership.rows
     except CsvFault as error:
         raise MembershipError([error.fault]) from None
+
+
+def listed_combos(paths: Paths) -> dict[str, str]:
+    """The combo of each draft that any membership of the store names, those that can be read."""
+    found: dict[str, str] = {}
+    for cohort_id in list_cohorts(paths):
+        with contextlib.suppress(MembershipError):
+            for row in stream_membership(paths, cohort_id):
+                if row.stage.is_root:
+                    found.setdefault(row.gen_id, row.combo_id)
+    return found
 
 
 def load_membership(

@@ -20,9 +20,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
+from genworker.cohorts.adopt import Listed
 from genworker.cohorts.curated import read_ids
 from genworker.cohorts.growth import FileRows, Growth
-from genworker.cohorts.manifest import Earlier
+from genworker.cohorts.manifest import Adopted, Earlier
 from genworker.cohorts.spec import PairTable, Specification
 from genworker.core.catalog import Combo
 from genworker.core.facts import Facts
@@ -155,7 +156,7 @@ def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Facts | str:
         return "is not in the store" if not paths.generation_dir(stage, gen_id).exists() else str(error)
     if not generation.metadata:
         return "has no metadata.json"
-    if not generation.parsed_text:
+    if not generation.is_done:
         failure = generation.failure
         return "is not done: " + (failure.message if failure is not None else "it has no parsed.txt")
     return generation.facts
@@ -167,6 +168,41 @@ def read_earlier(paths: Paths, cohort_id: str) -> Earlier:
         return Earlier.from_json(json.loads(paths.cohort_manifest_json(cohort_id).read_bytes()))
     except (OSError, ValueError, RecursionError):
         return Earlier()
+
+
+def read_adopted(paths: Paths, cohort_id: str) -> Adopted:
+    """How a cohort's drafts were made when it was adopted; nothing where it was not, or cannot be read."""
+    try:
+        record = json.loads(paths.cohort_adopted_json(cohort_id).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return Adopted()
+    return Adopted.from_json(record)
+
+
+def read_listed(paths: Paths, cohort_id: str) -> tuple[tuple[str, ...], list[Listed]]:
+    """The further columns and the rows of a two-column membership.
+
+    Raises:
+        MembershipError: the file cannot be read, or a row has too few or too many cells.
+    """
+    path = paths.cohort_membership_csv(cohort_id)
+    listed: list[Listed] = []
+    try:
+        with open_csv(path) as (header, records):
+            names = [name.strip() for name in header]
+            at_stage, at_gen = names.index("stage"), names.index("gen_id")
+            others = [place for place in range(len(names)) if place not in (at_stage, at_gen)]
+            for line, cells in records:
+                if not any(cells):
+                    continue
+                if len(cells) != len(names):
+                    what = f"{len(cells)} cells in a file of {len(names)} columns"
+                    raise CsvFault(Fault(what, where=str(path), line=line))
+                extra = tuple(cells[place] for place in others)
+                listed.append(Listed(line, cells[at_stage].strip(), cells[at_gen].strip(), extra))
+    except CsvFault as error:
+        raise MembershipError([error.fault]) from None
+    return tuple(names[place] for place in others), listed
 
 
 def read_file_rows(paths: Paths, cohort_id: str) -> FileRows:
@@ -388,6 +424,43 @@ def append_combos(paths: Paths, combos: Iterable[Combo], modes: Modes) -> int:
 
     replace_file(path, write, modes)
     return len(new)
+
+
+def keep_older(path: Path, suffix: str, modes: Modes) -> Path:
+    """Keep a file's bytes beside it before another takes its place; returns the copy.
+
+    A copy that is there with other bytes stays, and the new one gets a number.
+    """
+    number = 1
+    while True:
+        numbered = suffix if number == 1 else f"{suffix}-{number}"
+        target = path.with_name(f"{path.stem}.{numbered}{path.suffix}")
+        if not os.path.lexists(target):
+            break
+        if target.is_file() and _same_content(path, target):
+            return target
+        number += 1
+    try:
+        content = path.read_bytes()
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, modes.file)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync_path(path.parent)
+    except OSError as error:
+        raise cannot_write(error, target) from error
+    return target
+
+
+def write_adopted(paths: Paths, cohort_id: str, record: Mapping[str, Any], modes: Modes) -> None:
+    """Write ``adopted.json``."""
+
+    def write(stream: TextIO) -> None:
+        json.dump(record, stream, indent=2, ensure_ascii=False, default=str)
+        stream.write("\n")
+
+    replace_file(paths.cohort_adopted_json(cohort_id), write, modes)
 
 
 def write_manifest(paths: Paths, cohort_id: str, record: Mapping[str, Any], modes: Modes) -> None:
