@@ -212,6 +212,10 @@ class Paths:
         """Locked by the one worker of a cohort."""
         return self.private_dir / "locks" / f"cohort-{cohort_id}.lock"
 
+    def shard_lock_path(self, cohort_id: str, shard: str) -> Path:
+        """Locked by the one worker of a static shard of a cohort, such as ``3of16``."""
+        return self.private_dir / "locks" / f"shard-{shard}-{cohort_id}.lock"
+
     @property
     def build_lock_path(self) -> Path:
         """Locked while a cohort's files are written; running workers do not look at it."""

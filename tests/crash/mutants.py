@@ -80,7 +80,7 @@ def no_directory_sync() -> None:
 def no_lock() -> None:
     """Whoever asks for a lock has it."""
 
-    def acquire(self: Any, facts: Any = None) -> bool:
+    def acquire(self: Any, facts: Any = None, *, shared: bool = False) -> bool:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         return True
 
@@ -91,7 +91,7 @@ def blind_sweep() -> None:
     """The sweep takes every staging directory for a dead run's."""
 
     class Blind(FileLock):
-        def acquire(self, facts: Any = None) -> bool:
+        def acquire(self, facts: Any = None, *, shared: bool = False) -> bool:
             return True
 
     real = sweep.sweep_staging

@@ -234,3 +234,49 @@ def test_half_of_the_two_options_is_refused(tmp_path: Path) -> None:
         done = project.run("run", COHORT, *half)
         assert done.returncode == 2
         assert other in done.stderr
+
+
+def test_static_shards_make_disjoint_lineages_beside_each_other_and_a_plain_run_the_rest(
+    tmp_path: Path,
+) -> None:
+    rows = many(10)
+    with LLMServer(Options(latency_s=0.2, words=12)).in_thread() as server:
+        project = make_project(tmp_path, rows)
+        project.use_server(server.openai_url, extra="max_concurrency = 4")
+        first = project.start("run", COHORT, "--plain", "--shard", "1/3", "--max-calls", "30")
+        second = project.start("run", COHORT, "--plain", "--shard", "2/3", "--max-calls", "30")
+        server.wait_until(lambda it: it.received >= 2, timeout_s=60)
+        twin = project.run("run", COHORT, "--plain", "--shard", "1/3")
+        whole = project.run("run", COHORT, "--plain")
+        other = project.run("run", COHORT, "--plain", "--shard", "1/2")
+        said = [finish(first), finish(second)]
+        assert [twin.returncode, whole.returncode, other.returncode] == [4, 4, 4], whole.stderr
+        assert "shard 1/3" in twin.stderr
+        assert "another division" in other.stderr
+        assert server.max_in_flight <= 2, "one each of four"
+        made = server.received
+        assert made <= 20, "each may make ten calls"
+        for returned, text in said:
+            assert returned in (0, 3), text
+        assert any(returned == 3 for returned, _ in said)
+        again = project.run("run", COHORT, "--plain", "--shard", "1/3", "--max-calls", "30")
+        assert server.received - made <= 0 or again.returncode == 0
+        assert project.run("run", COHORT, "--plain").returncode == 0
+        assert server.paid == len(rows)
+        assert server.paid_twice == 0
+
+
+def test_half_said_shards_are_refused(tmp_path: Path) -> None:
+    project = make_project(tmp_path, many(1))
+    project.use_script()
+    for arguments in (
+        ("--shard", "3/2"),
+        ("--shard", "0/2"),
+        ("--shard", "x"),
+        ("--limit-share", "1/2"),
+        ("--shard", "1/2", "--limit-share", "3/2"),
+        ("--shard", "1/2", *CREW, "2"),
+    ):
+        done = project.run("run", COHORT, *arguments)
+        assert done.returncode == 2, arguments
+        assert "Traceback" not in done.stderr

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass
+from fractions import Fraction
 
 from genworker.core.generation import Failure, FailureKind
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, RowState, make_plan
-from genworker.core.selection import select
+from genworker.core.selection import StaticShard, select
 from genworker.core.stages import Stage
 
 # Two lineages: d1 -> e1 -> v1, v2 and d2 -> e2 -> v3.
@@ -118,3 +119,24 @@ def test_a_limit_takes_whole_lineages_first() -> None:
 def test_copies_do_not_count_against_a_limit() -> None:
     chosen = select(planned(), limit=2, is_free=lambda job: NAMES[job][0] == "e")
     assert names(chosen) == "d1 e1 v1"
+
+
+def test_static_shards_are_whole_lineages_and_together_everything() -> None:
+    plan = planned()
+    for number in (1, 2, 3, 7):
+        parts = [
+            set(names(select(plan, shard=StaticShard(n, number, Fraction(1, number)))).split())
+            for n in range(1, number + 1)
+        ]
+        assert sum(map(len, parts)) == len(names(select(plan)).split())
+        assert set().union(*parts) == set(names(select(plan)).split())
+        for part in parts:
+            assert {name[1:] for name in part if name[0] == "e"} == {
+                name[1:] for name in part if name[0] == "d"
+            }
+
+
+def test_a_shard_keeps_its_lineages_when_the_cohort_grows() -> None:
+    shard = StaticShard(2, 3, Fraction(1, 3))
+    known = {f"g{n}" for n in range(300) if shard.has(f"g{n}")}
+    assert 60 < len(known) < 140

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from genworker.core.selection import StaticShard
 from genworker.core.stages import Stage
 from genworker.errors import Fault, UsageError
 from genworker.store.lock import IfLocked
@@ -36,6 +38,52 @@ IfLockedOption = Annotated[
         help="When another worker has the cohort: leave (exit code 4), wait for its end, or share the work."
     ),
 ]
+
+
+def _ratio(text: str, option: str) -> Fraction:
+    try:
+        above, _, below = text.partition("/")
+        value = Fraction(int(above), int(below))
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(-1)
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{text!r} is not a part of a whole such as {option}")
+    return value
+
+
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Make only the I-th of N parts of the cohort, beside other runs that make the others.",
+    ),
+]
+LimitShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--limit-share",
+        metavar="1/N",
+        help="With --shard: the part of rates, of calls at once and of caps that is this run's "
+        "[default: 1/N of --shard I/N].",
+    ),
+]
+
+
+def static_shard(shard: str | None, limit_share: str | None) -> StaticShard | None:
+    """What --shard and --limit-share say.
+
+    Raises:
+        UsageError: the second without the first.
+    """
+    if shard is None:
+        if limit_share is not None:
+            raise UsageError([Fault("--limit-share says nothing without --shard", fix="add --shard I/N")])
+        return None
+    _ratio(shard, "3/16")
+    number, _, of = shard.partition("/")
+    share = Fraction(1, int(of)) if limit_share is None else _ratio(limit_share, "1/16")
+    return StaticShard(int(number), int(of), share)
 
 
 class EngineName(StrEnum):

@@ -94,7 +94,12 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         answer_tokens=options.answer_tokens,
     )
     selected = select(
-        planned, stages=options.stages, only=options.only, limit=options.limit, is_free=work.is_copy
+        planned,
+        stages=options.stages,
+        only=options.only,
+        limit=options.limit,
+        is_free=work.is_copy,
+        shard=options.shard,
     )
     jobs = [job for job, chosen in enumerate(selected) if chosen]
     check_jobs(work, jobs)

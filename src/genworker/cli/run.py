@@ -22,6 +22,7 @@ from genworker.cli.options import (
     EngineOption,
     IfLockedOption,
     LimitOption,
+    LimitShareOption,
     MaxCallsOption,
     MaxCostOption,
     MaxTokensOption,
@@ -29,16 +30,19 @@ from genworker.cli.options import (
     OnlyOption,
     PlainOption,
     QuietOption,
+    ShardOption,
     StageOption,
     VerboseOption,
     WorkersOption,
     make_crew,
+    static_shard,
 )
 from genworker.cli.plan import show_plan
 from genworker.cli.refresh import RefreshOption, redo_stale
 from genworker.cli.tables import table
 from genworker.cli.words import blocked_lines
 from genworker.core.money import cap_text, money_text, uncertain_text
+from genworker.errors import Fault, UsageError
 from genworker.store.lock import IfLocked
 
 if TYPE_CHECKING:
@@ -65,6 +69,8 @@ def run(
     if_locked: IfLockedOption = IfLocked.LEAVE,
     engine: EngineOption = None,
     workers: WorkersOption = None,
+    shard: ShardOption = None,
+    limit_share: LimitShareOption = None,
     json_: JsonOption = False,
     plain: PlainOption = False,
     quiet: QuietOption = False,
@@ -83,6 +89,10 @@ def run(
     from genworker.run.engine import RunOptions
 
     maker = make_crew(engine, workers)
+    part = static_shard(shard, limit_share)
+    if maker is not None and part is not None:
+        fix = "leave one of them out"
+        raise UsageError([Fault("--engine and --shard are two ways to share a cohort", fix=fix)])
     project = open_project(config, data_root)
     options = RunOptions(
         frozenset(stage) if stage else None,
@@ -92,6 +102,7 @@ def run(
         if_locked=if_locked,
         caps=Caps(max_cost, max_calls, max_tokens),
         max_wait_s=max_wait,
+        shard=part,
     )
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)

@@ -3,9 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from fractions import Fraction
+from hashlib import blake2b
 
+from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
 from genworker.core.stages import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StaticShard:
+    """One of several runs that make one cohort beside each other and know nothing of each other.
+
+    Attributes:
+        number: from 1 to `of`.
+        share: its part of rates, of calls at once and of caps; the sum over all of them is at most 1.
+    """
+
+    number: int
+    of: int
+    share: Fraction
+
+    @property
+    def name(self) -> str:
+        """For names of files and runs: ``3of16``."""
+        return f"{self.number}of{self.of}"
+
+    def has(self, gen_id: str) -> bool:
+        """Whether the lineage of this root is its own: by the id alone, so that a cohort may grow."""
+        digest = blake2b(gen_id.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.of == self.number - 1
+
+
+def keep_shard(membership: Membership, chosen: bytearray, shard: StaticShard) -> None:
+    """Leave out the rows whose lineage is another shard's."""
+    roots: dict[int, bool] = {}
+    for index in range(len(chosen)):
+        root = index
+        while membership.parents[root] >= 0:
+            root = membership.parents[root]
+        if root not in roots:
+            first = membership.rows[root]
+            # A root whose parent stands outside the cohort goes with that parent.
+            roots[root] = shard.has(first.parent_gen_id or first.gen_id)
+        if not roots[root]:
+            chosen[index] = 0
 
 
 def select(
@@ -15,6 +58,7 @@ def select(
     only: Collection[str] | None = None,
     limit: int | None = None,
     is_free: Callable[[int], bool] = lambda index: False,
+    shard: StaticShard | None = None,
 ) -> bytearray:
     """Choose among the rows that are missing.
 
@@ -24,6 +68,7 @@ def select(
         stages: only these stages; ``None`` for all.
         only: gen_ids; their missing ancestors are chosen along with them.
         limit: at most so many calls, whole lineages first, in the membership's order.
+        shard: only its lineages.
         is_free: whether a row costs no call (a copy); such rows do not count against `limit`.
 
     Returns:
@@ -44,6 +89,8 @@ def select(
         for index, row in enumerate(membership.rows):
             if row.stage not in stages:
                 chosen[index] = 0
+    if shard is not None:
+        keep_shard(membership, chosen, shard)
     _drop_orphans(plan, chosen)
     if limit is not None:
         _keep_first(plan, chosen, limit, is_free)

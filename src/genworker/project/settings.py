@@ -12,6 +12,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -86,6 +87,9 @@ class CapSettings(Section):
     tokens: Annotated[int, NotBoolean, Field(ge=0)] | None = None
 
 
+AnySection = typing.TypeVar("AnySection", bound=BaseModel)
+
+
 class Settings(BaseSettings):
     """The whole configuration of one command."""
 
@@ -136,6 +140,27 @@ class LoadedSettings:
     config: Path | None
     secrets: Mapping[str, SecretStr]
     _samplings: dict[tuple[Stage, str, str], tuple[Sampling, bool]] = field(default_factory=dict, repr=False)
+
+    def scaled(self, share: Fraction) -> LoadedSettings:
+        """The same with a part of every rate and of every number of calls at once; caps stay."""
+
+        def part(section: AnySection) -> AnySection:
+            changes: dict[str, float | int] = {}
+            for name in ("rpm", "tpm"):
+                if (rate := getattr(section, name)) is not None:
+                    changes[name] = rate * share.numerator / share.denominator
+            if (places := getattr(section, "max_concurrency", None)) is not None:
+                changes["max_concurrency"] = max(1, int(places * share))
+            return section.model_copy(update=changes)
+
+        settings = self.settings.model_copy(
+            update={
+                "max_concurrency": max(1, int(self.settings.max_concurrency * share)),
+                "endpoints": {name: part(section) for name, section in self.settings.endpoints.items()},
+                "models": {name: part(section) for name, section in self.settings.models.items()},
+            }
+        )
+        return replace(self, settings=settings)
 
     def origin(self, key: str) -> str:
         """Where a value came from, for messages."""

@@ -10,6 +10,7 @@ import contextlib
 import resource
 import signal
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -54,9 +55,11 @@ def run_cohort(
     membership = open_membership(project, cohort_id, strict=True)
     _check_only(membership, options.only)
     stamp = _file_stamp(project.paths.cohort_membership_csv(cohort_id))
-    run_id = new_run_id()
+    run_id = new_run_id(options.shard)
+    if options.shard is not None:
+        project = replace(project, loaded=project.loaded.scaled(options.shard.share))
     forbid_core_dumps()
-    lock = CohortLock(project, cohort_id, run_id, options.if_locked, listeners)
+    lock = CohortLock(project, cohort_id, run_id, options.if_locked, listeners, options.shard)
     with lock:
         if lock.waited:
             membership = open_membership(project, cohort_id, strict=True)
@@ -185,6 +188,7 @@ class _Engine:
             listeners=listeners,
             answer_tokens=options.answer_tokens,
             max_wait_s=options.max_wait_s,
+            is_shard=options.shard is not None,
         )
 
     async def run(self) -> RunResult:

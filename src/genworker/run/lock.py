@@ -6,12 +6,15 @@ is written into the file for people. What a run does under the lock is not this 
 
 from __future__ import annotations
 
+import glob
 import secrets
 import time
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from typing import Any
 
 from genworker.core.events import Locked
+from genworker.core.selection import StaticShard
 from genworker.errors import LockedError
 from genworker.project.open import Project
 from genworker.store.durable import cannot_write, make_directories, refuse_links
@@ -19,9 +22,10 @@ from genworker.store.journal import Listener
 from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts
 
 
-def new_run_id() -> str:
-    """A name for a run: its start in UTC and four random bytes."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+def new_run_id(shard: StaticShard | None = None) -> str:
+    """A name for a run: its start in UTC, four random bytes, and its shard where it has one."""
+    suffix = "" if shard is None else f"-{shard.name}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}{suffix}"
 
 
 def cohort_lock(project: Project, cohort_id: str, run_id: str) -> AbstractContextManager[None]:
@@ -49,6 +53,7 @@ class CohortLock:
         run_id: str,
         if_locked: IfLocked,
         listeners: tuple[Listener, ...],
+        shard: StaticShard | None = None,
     ) -> None:
         group = project.loaded.settings.group_permissions
         self._cohort_id = cohort_id
@@ -56,8 +61,11 @@ class CohortLock:
         self._paths = project.paths
         self._path = project.paths.cohort_lock_path(cohort_id)
         self._dir_mode = 0o770 if group else 0o700
-        self._lock = FileLock(self._path, 0o660 if group else 0o600)
+        self._lock_mode = 0o660 if group else 0o600
+        self._lock = FileLock(self._path, self._lock_mode)
         self._if_locked = if_locked
+        self._shard = shard
+        self._shard_lock: FileLock | None = None
         self._listeners = listeners
         self.waited = False
 
@@ -68,6 +76,9 @@ class CohortLock:
         except OSError as error:
             raise cannot_write(error, self._path) from error
         facts = holder_facts(self._run_id)
+        if self._shard is not None:
+            self._enter_shard(self._shard, facts)
+            return
         if self._lock.acquire(facts):
             return
         holder = describe_holder(self._lock.holder())
@@ -86,5 +97,32 @@ class CohortLock:
         while not self._lock.acquire(facts):
             time.sleep(self.LOOK_EVERY_S)
 
+    def _enter_shard(self, shard: StaticShard, facts: dict[str, Any]) -> None:
+        """Be the one worker of a shard, beside those of the others."""
+        lock = FileLock(self._paths.shard_lock_path(self._cohort_id, shard.name), self._lock_mode)
+        for other, what in ((self._lock, "cohort"), (lock, f"shard {shard.number}/{shard.of} of cohort")):
+            if not other.acquire(facts, shared=other is self._lock):
+                self._lock.release()
+                holder = describe_holder(other.holder())
+                raise LockedError(
+                    f"another worker is running {what} {self._cohort_id} ({holder})\n"
+                    f"  where: {other.path}\n"
+                    f"  fix:   wait for it, or stop it; its lock dies with it"
+                )
+        self._shard_lock = lock
+        for path in sorted(lock.path.parent.glob(f"shard-*-{glob.escape(self._cohort_id)}.lock")):
+            division = path.name.removeprefix("shard-").partition("-")[0]
+            probe = FileLock(path, self._lock_mode)
+            if not division.endswith(f"of{shard.of}") and not probe.acquire():
+                self.__exit__()
+                raise LockedError(
+                    f"cohort {self._cohort_id} is being made in another division: {division}\n"
+                    f"  where: {path}\n"
+                    f"  fix:   give every run the same N in --shard i/N, or wait for it"
+                )
+            probe.release()
+
     def __exit__(self, *exc_info: object) -> None:
+        if self._shard_lock is not None:
+            self._shard_lock.release()
         self._lock.release()

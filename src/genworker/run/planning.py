@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
+from decimal import ROUND_DOWN, Decimal
 
-from genworker.core.budget import Budget, Caps
+from genworker.core.budget import NOTHING, ZERO, Budget, Caps
 from genworker.core.events import ParsedAtStart, Salvaged, Warned
 from genworker.core.generation import finish
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import Membership
-from genworker.core.money import Account
+from genworker.core.money import Account, Money
 from genworker.core.plan import Plan, RowState
 from genworker.core.progress import Progress
 from genworker.core.scheduler import NO_LANE
-from genworker.core.selection import select
+from genworker.core.selection import StaticShard, select
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault, StoreError, UsageError
 from genworker.project.open import Project, Redo, plan_cohort, stored_answer
@@ -40,6 +41,7 @@ class RunOptions:
         caps: hard caps over the cohort and all its runs; each goes before the settings' own.
         max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
         answer_tokens: over every configured `max_tokens`.
+        shard: make only its lineages, with its share of everything that is limited.
     """
 
     stages: frozenset[Stage] | None = None
@@ -50,6 +52,7 @@ class RunOptions:
     caps: Caps = field(default_factory=Caps)
     max_wait_s: float | None = None
     answer_tokens: int | None = None
+    shard: StaticShard | None = None
 
     def caps_over(self, settings: Settings) -> Caps:
         """The caps that hold: the options' own, else the settings'."""
@@ -121,6 +124,7 @@ class Planner:
             only=self.options.only,
             limit=self.options.limit,
             is_free=self.work.is_copy,
+            shard=self.options.shard,
         )
         jobs = [job for job, chosen in enumerate(selected) if chosen]
         check_jobs(self.work, jobs)
@@ -196,8 +200,11 @@ class Planner:
         self.progress.earlier = ledger.money
         account = self.progress.account = Account(self.run_id, routes.find_price)
         self.journal.listen(account.hear)
-        self.progress.cap_usd = caps.usd
-        return Budget(caps, ledger.spent)
+        budget = Budget(caps, ledger.spent)
+        if caps and self.options.shard is not None:
+            budget = _shard_budget(caps, ledger.money, self.options.shard)
+        self.progress.cap_usd = budget.caps.usd
+        return budget
 
     def _count(self, plan: Plan) -> None:
         progress = self.progress
@@ -210,6 +217,29 @@ class Planner:
             progress.resumed += counted.done
         lanes = self.work.routes.lanes
         progress.to_call = len(lanes) - lanes.count(NO_LANE)
+
+
+def _shard_budget(caps: Caps, money: Money, shard: StaticShard) -> Budget:
+    """A shard's part of what a cap leaves, against what that shard's own runs have spent.
+
+    What its siblings spend meanwhile changes nothing, so that all of them together keep the cap. Runs by
+    other divisions are over: `CohortLock` sees to that.
+    """
+    own = together = NOTHING
+    for run_id, part in money.by_run.items():
+        if run_id.endswith(f"of{shard.of}") and (name := run_id.rpartition("-")[2])[0].isdigit():
+            together += part.worst
+            own += part.worst if name == shard.name else NOTHING
+    before, share = money.total.worst - together, shard.share
+
+    def part_of(cap: int | None, spent: int) -> int | None:
+        return None if cap is None else max(0, int((cap - spent) * share))
+
+    usd = caps.usd
+    if usd is not None:
+        exact = (usd - before.usd) * share.numerator / share.denominator
+        usd = max(ZERO, exact.quantize(Decimal("0.000001"), ROUND_DOWN))
+    return Budget(Caps(usd, part_of(caps.calls, before.calls), part_of(caps.tokens, before.tokens)), own)
 
 
 async def salvage(project: Project, store: FilesystemStore, journal: RunJournal, progress: Progress) -> None:

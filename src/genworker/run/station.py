@@ -73,6 +73,8 @@ class Station:
         answer_tokens: over every configured `max_tokens`.
         max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
         first: the journal's first line; that of a run by itself without.
+        is_shard: whether other runs make other lineages of the cohort: then nothing of theirs is salvaged in
+            mid-run, since nothing of it is wanted here.
 
     Attributes:
         progress: what the worker has done so far.
@@ -95,6 +97,7 @@ class Station:
         answer_tokens: int | None = None,
         max_wait_s: float | None = None,
         first: Event | None = None,
+        is_shard: bool = False,
     ) -> None:
         from genworker import __version__
 
@@ -106,6 +109,7 @@ class Station:
         self._listeners = listeners
         self.max_wait_s = max_wait_s
         self._first = first
+        self._is_shard = is_shard
         self._stack = AsyncExitStack()
         self.work = CohortWork(
             project,
@@ -213,7 +217,7 @@ class Station:
             replace=order.replace,
             disputed=disputed,
             tally=tally,
-            salvage=None if lease is not None else self._salvage_the_dead,
+            salvage=None if lease is not None or self._is_shard else self._salvage_the_dead,
         )
         return self.runner
 

@@ -79,8 +79,11 @@ class FileLock:
         self._mode = mode
         self._fd: int | None = None
 
-    def acquire(self, facts: dict[str, Any] | None = None) -> bool:
+    def acquire(self, facts: dict[str, Any] | None = None, *, shared: bool = False) -> bool:
         """Take the lock and write `facts` into the file; ``False`` when another process has it.
+
+        Args:
+            shared: beside others that take it so, and only against those that want it for themselves.
 
         Raises:
             StoreError: the file cannot be made or locked.
@@ -89,7 +92,7 @@ class FileLock:
             while self._fd is None:
                 fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, self._mode)
                 try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
                 except BlockingIOError:
                     os.close(fd)
                     return False
