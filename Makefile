@@ -10,7 +10,7 @@ GENWORKER := $(BIN)/genworker
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix lint types imports crashtest bench simulate run plan status report retry verify build lock dist clean clean-data
+.PHONY: help setup demo test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,10 @@ fix: $(READY) ## Format, and mend what the linter can
 
 crashtest: $(READY) ## The long form of the kill and fault tests; prints its counts
 	PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+
+view-test: $(READY) ## The live view in a real Chromium (install Debian's package `chromium` first)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/browser.txt
+	$(BIN)/python -m pytest tests/browser $(ARGS)
 
 bench: $(READY) ## The short set of benchmarks; prints tables (docs/performance.md)
 	$(BIN)/python -m bench

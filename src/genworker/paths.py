@@ -170,6 +170,11 @@ class Paths:
         """The optional debug copy of a raw output."""
         return self.data_root / "3_generation" / f"{Stage(stage).value}_raw" / f"{gen_id}.txt"
 
+    @property
+    def ratings_dir(self) -> Path:
+        """``ratings``: what people think of texts, a directory per rater."""
+        return self.data_root / "ratings"
+
     # What genworker keeps for itself
 
     @property

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genworker import signals
-from genworker.cli import cohort, export, init, plan, reparse, report, retry, run, status, verify
+from genworker.cli import cohort, export, init, plan, reparse, report, retry, run, status, verify, view
 from genworker.cli.app import app
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "run",
     "status",
     "verify",
+    "view",
 ]
 
 

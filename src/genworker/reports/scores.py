@@ -17,6 +17,7 @@ from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.parsers import read_score
 from genworker.core.plan import Plan, RowState
+from genworker.core.rating import HUMAN, Rated
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
@@ -69,6 +70,10 @@ class Source(Protocol):
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed, where that is known."""
+        ...
+
+    def ratings(self) -> Iterable[Rated]:
+        """What people think of essays; an essay may be of another cohort."""
         ...
 
 
@@ -272,6 +277,7 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
     evaluations = [
         reader.evaluation(index) for index, row in enumerate(membership.rows) if row.stage.is_scored
     ]
+    evaluations += reader.ratings()
     troubles = [
         Trouble(row, reader.reason(index)[1])
         for index, row in enumerate(membership.rows)
@@ -306,6 +312,29 @@ class _Reader:
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
         path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
         return Evaluation(row, axis, essay, outcome, None, error, path)
+
+    def ratings(self) -> Iterable[Evaluation]:
+        """Ratings of the cohort's essays: each rater is one more evaluator, with the plan that they made."""
+        for rated in self.source.ratings():
+            place = self.places.get((Stage.ESSAY, rated.essay))
+            if place is None:
+                continue
+            essay = self.rows[place]
+            model = f"{HUMAN}:{rated.rater}"
+            row = MembershipRow(
+                Stage.EVALUATION,
+                rated.name,
+                essay.cohort_id,
+                essay.gen_id,
+                essay.combo_id,
+                HUMAN,
+                model,
+                1,
+                None,
+            )
+            axis = self._axis(HUMAN, model)
+            found = self._essay(essay.combo_id, essay.gen_id)
+            yield Evaluation(row, axis, found, Outcome.SCORED, rated.score, None, rated.path)
 
     def _score(self, gen_id: str) -> tuple[Outcome, float | None, str | None, str | None]:
         try:

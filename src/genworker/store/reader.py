@@ -10,6 +10,7 @@ from genworker.core.generation import Generation, file_digest
 from genworker.core.ids import id_fault
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.plan import Plan, make_plan
+from genworker.core.rating import Rated
 from genworker.core.stages import SCORED_STAGE, Stage
 from genworker.errors import CatalogError, StoreError
 from genworker.paths import PARSED_FILE, RAW_FILE, Paths
@@ -17,6 +18,7 @@ from genworker.store.catalog import TemplateFiles, load_membership_as_it_stands,
 from genworker.store.concepts import concepts_of
 from genworker.store.index import StoreIndex
 from genworker.store.ledger import read_accounts
+from genworker.store.ratings import rating_generation, rating_name, rating_path, read_ratings
 from genworker.store.reading import facts_in, generation_directory, is_done_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
@@ -73,7 +75,10 @@ class StoreReader:
         Raises:
             StoreError: it is not there or cannot be read.
         """
-        return read_directory(generation_directory(self.paths.gens_root, stage, gen_id), stage, gen_id)
+        rated = rating_generation(self.paths, gen_id) if stage.is_scored else None
+        return rated or read_directory(
+            generation_directory(self.paths.gens_root, stage, gen_id), stage, gen_id
+        )
 
     def stands(self, stage: Stage, gen_id: str) -> bool:
         """As `is_done`, looked up now and without a listing: for who asks about few, or must not hold all."""
@@ -119,6 +124,17 @@ class StoreReader:
         except CatalogError:
             return None, None
         return text, file_digest(text.encode())
+
+    def ratings(self) -> Iterator[Rated]:
+        """What people think of essays, as ``data/ratings`` has it."""
+        for rating in read_ratings(self.paths):
+            yield Rated(
+                rating.rater,
+                rating.gen_id,
+                rating.score,
+                rating_name(rating.rater, rating.gen_id),
+                str(rating_path(self.paths, rating.rater, rating.gen_id)),
+            )
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""

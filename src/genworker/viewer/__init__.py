@@ -1,0 +1,3 @@
+"""The live view: the same findings, tables and texts as the report, served on this machine while a run
+goes on.
+"""
