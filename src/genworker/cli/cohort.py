@@ -133,6 +133,44 @@ def adopt(
     return int(ExitCode.FAILURES if result.left_out else ExitCode.OK)
 
 
+@cohort_app.command("import-spec")
+@command
+def import_older_spec(
+    cohort: CohortArgument,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="The older file [default: COHORT's spec/config.yaml]."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cohort.toml instead.")] = False,
+    config: ConfigOption = None,
+    data_root: DataRootOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Write COHORT's cohort.toml from an older project's axes and rules; that file stays as it is.
+
+    Subsets, ties, pairs and tuples are carried over, files that they name included. What has no form in a
+    cohort.toml is named.
+
+    Exit codes: 0 all of it was carried over, 1 something was left out, 2 wrong input.
+    """
+    from genworker.project.import_spec import import_cohort_spec
+    from genworker.project.open import open_project
+
+    project = open_project(config, data_root)
+    path, found = import_cohort_spec(project, cohort, source, dry_run=dry_run)
+    if json_:
+        record = {"cohort": cohort, "dry_run": dry_run, "written": str(path)}
+        put_json({**record, "text": found.text, "left_out": found.left_out})
+    else:
+        if dry_run:
+            put(found.text.rstrip("\n"))
+        for what in found.left_out:
+            say(f"left out: {what}")
+        if not dry_run:
+            put(f"Wrote {path}. Next: genworker cohort build {cohort} --dry-run")
+    return int(ExitCode.FAILURES if found.left_out else ExitCode.OK)
+
+
 def adopt_record(result: AdoptResult, *, dry_run: bool) -> dict[str, Any]:
     """An adoption's outcome for machines."""
     return {
