@@ -6,7 +6,7 @@ The names below are the public ones; everything else may change without notice.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from genworker.api import findings, iter_generations, money, scores
+    from genworker.api import findings, iter_generations, money, scores, to_pandas
     from genworker.core.generation import Failure, FailureKind, Generation
     from genworker.core.stages import STAGES, Stage
     from genworker.errors import GenworkerError, StoreError
@@ -35,6 +35,7 @@ __all__ = [
     "money",
     "read_generation",
     "scores",
+    "to_pandas",
 ]
 
 _LATE = {
@@ -54,6 +55,7 @@ _LATE = {
     "iter_generations": "genworker.api",
     "money": "genworker.api",
     "scores": "genworker.api",
+    "to_pandas": "genworker.api",
 }
 
 

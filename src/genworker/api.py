@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from genworker.core.money import Money
 from genworker.core.stages import Stage
 from genworker.paths import Paths
-from genworker.reports.export import GenerationRow, generation_rows
+from genworker.reports.export import PARQUET_TYPES, GenerationRow, generation_rows
 from genworker.reports.findings import find
 from genworker.reports.pairwise import Comparison
 from genworker.reports.provenance import History, StaleGroup, read_provenance, template_texts
@@ -24,6 +24,8 @@ from genworker.run.ledger import read_money
 from genworker.store.reader import StoreReader
 
 if TYPE_CHECKING:
+    import pandas
+
     from genworker.project.settings import Settings
 
 
@@ -131,6 +133,37 @@ def findings(data_root: str | Path, cohort: str | Sequence[str]) -> list[dict[st
     """
     reading = read_report(StoreReader(Paths.from_str(data_root)), cohort)
     return [finding.to_json() for finding in reading.findings.findings]
+
+
+def to_pandas(data_root: str | Path, cohort: str, *, stage: Stage | str | None = None) -> pandas.DataFrame:
+    """Every planned generation of a cohort as a data frame: the rows of ``genworker export``, with types.
+
+    Counts are whole numbers that may be missing, times are times in UTC. All texts are in memory then.
+
+    Args:
+        stage: ``draft``, ``essay`` or ``evaluation``; all of them without.
+
+    Raises:
+        ImportError: pandas is not installed.
+        UsageError: there is no such cohort.
+        MembershipError: its file is wrong.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_pandas needs pandas: pip install pandas") from error
+    frame = pandas.DataFrame(
+        list(iter_generations(data_root, cohort, stage=stage)), columns=list(GenerationRow._fields)
+    )
+    for name, kind in PARQUET_TYPES.items():
+        if kind == "TIMESTAMP":
+            frame[name] = pandas.to_datetime(frame[name], utc=True, format="ISO8601")
+        elif kind != "VARCHAR":
+            frame[name] = frame[name].astype(_PANDAS_TYPES[kind])
+    return frame
+
+
+_PANDAS_TYPES = {"BIGINT": "Int64", "DOUBLE": "Float64", "BOOLEAN": "boolean"}
 
 
 def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:

@@ -213,6 +213,10 @@ class Paths:
         """What a worker's process writes besides its journal: why it could not begin, a bug's traceback."""
         return self.runs_dir / f"{run_id}.worker-{slot}.log"
 
+    def now_path(self, run_id: str) -> Path:
+        """What a living run is doing; gone with it."""
+        return self.runs_dir / f"{run_id}.now"
+
     def cohort_lock_path(self, cohort_id: str) -> Path:
         """Locked by the one worker of a cohort."""
         return self.private_dir / "locks" / f"cohort-{cohort_id}.lock"

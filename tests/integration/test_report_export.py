@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
 import os
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,13 @@ from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.errors import MembershipError, UsageError
 from genworker.paths import Paths
-from genworker.reports.export import GenerationRow, generation_rows, jsonl_to_parquet, write_jsonl
+from genworker.reports.export import (
+    GenerationRow,
+    generation_rows,
+    jsonl_to_parquet,
+    write_csv_rows,
+    write_jsonl,
+)
 from genworker.store.reader import StoreReader
 from support.stores import StoreBuilder
 
@@ -97,6 +105,9 @@ def test_a_row_per_planned_generation_with_its_lineage_and_state(store: StoreBui
         "latency_s": 1.5,
         "response_model": "m1-2026",
         "mode": "llm",
+        **dict.fromkeys(("endpoint", "fallback", "sampling", "request_id", "reasoning", "concepts")),
+        "draft_replicate": 1,
+        "essay_replicate": None,
     }
     assert (essay.llm_model_id, essay.generation_model) == ("m1", "m1"), "inherited from its draft"
     assert (evaluation.draft_gen_id, evaluation.essay_gen_id) == (draft.gen_id, essay.gen_id)
@@ -153,9 +164,17 @@ def test_parquet_holds_what_the_rows_hold(store: StoreBuilder, tmp_path: Path) -
     jsonl_to_parquet(lines, target, longest)
     relation = duckdb.read_parquet(str(target))
     assert relation.columns == list(GenerationRow._fields)
-    assert [tuple(row) for row in relation.fetchall()] == [tuple(row) for row in rows]
+
+    def moment(text: str | None) -> datetime | None:
+        return None if text is None else datetime.fromisoformat(text).replace(tzinfo=None)
+
+    assert [tuple(row) for row in relation.fetchall()] == [
+        tuple(row._replace(started_at=moment(row.started_at), finished_at=moment(row.finished_at)))  # type: ignore
+        for row in rows
+    ]
     kinds = dict(zip(relation.columns, map(str, relation.types), strict=True))
     assert (kinds["score"], kinds["attempts"], kinds["raw"]) == ("DOUBLE", "BIGINT", "VARCHAR")
+    assert kinds["started_at"] == "TIMESTAMP", "in UTC"
 
 
 def test_metadata_of_any_kind_do_not_stop_an_export(store: StoreBuilder) -> None:
@@ -215,6 +234,9 @@ class _Endless:
             parent = None if stage is Stage.DRAFT else f"g{number - 1:012}"
             yield MembershipRow(stage, f"g{number:012}", cohort_id, parent, "c", "t", "m", 1, None)
 
+    def concepts(self, combos: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
     def stands(self, stage: Stage, gen_id: str) -> bool:
         return True
 
@@ -234,3 +256,40 @@ def peak(count: int) -> int:
 def test_ten_times_the_rows_need_no_more_memory() -> None:
     small, large = peak(1_500), peak(15_000)
     assert large < 1.2 * small + 2_000_000
+
+
+def test_a_csv_and_a_data_frame_have_the_same_rows_with_types(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed: make setup brings it")
+    store = StoreBuilder(tmp_path)
+    for replicate in (1, 2):
+        draft = store.draft(template="=cmd()", replicate=replicate, answer="One,\ntwo.")
+        essay = store.essay(
+            draft,
+            started_at="2026-11-20T10:00:00+02:00",
+            finished_at="yesterday",
+            endpoint="openrouter",
+            fallback=True,
+            request_id="req-1",
+            sampling={"temperature": 0.7},
+        )
+        store.evaluation(essay, answer="SCORE: 6")
+    root = store.write_membership()
+    frame = genworker.to_pandas(root, "pilot")
+    essay_row = frame[frame["stage"] == "essay"].iloc[-1]
+    assert essay_row["started_at"] == pandas.Timestamp("2026-11-20T08:00:00Z")
+    assert pandas.isna(essay_row["finished_at"]), "what is no time is none"
+    assert (essay_row["endpoint"], essay_row["fallback"], essay_row["request_id"]) == (
+        "openrouter",
+        True,
+        "req-1",
+    )
+    assert json.loads(essay_row["sampling"]) == {"temperature": 0.7}
+    assert list(frame[frame["stage"] == "evaluation"]["draft_replicate"]) == [1, 2]
+    assert str(frame["input_tokens"].dtype) == "Int64"
+    stream = io.StringIO()
+    assert write_csv_rows(genworker.iter_generations(root, "pilot"), stream) == len(frame) == 6
+    stream.seek(0)
+    rows = list(csv.DictReader(stream))
+    assert rows[0]["draft_template"] == "'=cmd()"
+    assert [row["gen_id"] for row in rows] == list(frame["gen_id"])
+    assert rows[0]["raw"] == "One,\ntwo."

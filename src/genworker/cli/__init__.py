@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Annotated
 
 import typer
 
 from genworker import signals
-from genworker.cli import cohort, export, init, plan, reparse, report, retry, run, status, verify, view
+from genworker.cli import (
+    cohort,
+    export,
+    init,
+    plan,
+    reparse,
+    report,
+    retry,
+    run,
+    show,
+    status,
+    verify,
+    view,
+)
 from genworker.cli.app import app
 
 __all__ = [
@@ -22,6 +36,7 @@ __all__ = [
     "report",
     "retry",
     "run",
+    "show",
     "status",
     "verify",
     "view",
@@ -55,4 +70,5 @@ def main() -> None:
     except signals.Stopped as stopped:  # before any command has begun
         raise SystemExit(128 + stopped.number) from None
     finally:
-        gc.freeze()  # what is left goes with the process: the interpreter need not search it for garbage
+        if "duckdb" not in sys.modules:  # its binding reports as leaked what was not searched for
+            gc.freeze()  # what is left goes with the process: the interpreter need not search it for garbage

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genworker.cli.app import use_colour
 from genworker.core.events import Event
 from genworker.core.money import money_text
-from genworker.core.progress import Progress, StageProgress
+from genworker.core.progress import StageProgress
 from genworker.core.stages import STAGES
 from genworker.core.visible import visible
 
@@ -227,7 +227,7 @@ def status_lines(run: RunInProgress) -> list[str]:
         parts.append(f"{visible(name)} waits {seconds:.0f} s as its endpoint asked")
     if run.crew is not None:
         parts.insert(1, run.crew())
-    eta = eta_s(run.progress, rate)
+    eta = run.progress.eta_s(rate)
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
@@ -246,18 +246,12 @@ def status_lines(run: RunInProgress) -> list[str]:
     return lines
 
 
-def eta_s(progress: Progress, rate_per_min: float) -> float | None:
-    """Seconds until every call is answered at the present rate; ``None`` before there is one."""
-    left = progress.to_call - progress.answers
-    return None if rate_per_min <= 0 or left <= 0 else 60.0 * left / rate_per_min
-
-
 def summary_facts(run: RunInProgress) -> dict[str, Any]:
     """The whole state in one line's facts."""
     progress = run.progress
     now = run.clock()
     rate = progress.rate_per_min(now, run.started_s)
-    eta = eta_s(progress, rate)
+    eta = progress.eta_s(rate)
     facts: dict[str, Any] = {
         stage.value: f"{progress.stages[stage].done}/{progress.stages[stage].planned}"
         for stage in STAGES

@@ -31,6 +31,10 @@ class ExportFormat(StrEnum):
 
     JSONL = "jsonl"
     PARQUET = "parquet"
+    CSV = "csv"
+
+
+_ENDINGS = frozenset(kind.value for kind in ExportFormat)
 
 
 @app.command("export")
@@ -50,14 +54,14 @@ def export(
 ) -> int:
     """Write every generation of COHORT as one row: ids, lineage, texts, score, usage, cost and times.
 
-    JSON lines go to stdout or to FILE; Parquet needs a FILE and the extra `duckdb`. Rows are streamed: a
-    million need no more memory than ten thousand.
+    JSON lines and CSV go to stdout or to FILE; Parquet needs a FILE and the extra `duckdb`. Rows are
+    streamed: a million need no more memory than ten thousand.
     """
-    from genworker.reports.export import generation_rows, write_jsonl
+    from genworker.reports.export import generation_rows, write_csv_rows, write_jsonl
     from genworker.store.reader import StoreReader
 
     suffix = output.suffix.lower().removeprefix(".") if output is not None else ""
-    chosen = format_ or (ExportFormat.PARQUET if suffix == "parquet" else ExportFormat.JSONL)
+    chosen = format_ or (ExportFormat(suffix) if suffix in _ENDINGS else ExportFormat.JSONL)
     if chosen is ExportFormat.PARQUET and output is None:
         raise UsageError([Fault("Parquet cannot be written to stdout", fix="name a file: -o FILE.parquet")])
     if chosen is ExportFormat.PARQUET:
@@ -65,7 +69,10 @@ def export(
     rows = generation_rows(StoreReader(data_paths(config, data_root)), cohort, stage)
     if output is None:
         # A terminal must not obey what a model wrote; a pipe gets the plain text.
-        write_jsonl(rows, sys.stdout, ascii_only=sys.stdout.isatty())
+        if chosen is ExportFormat.CSV:
+            write_csv_rows(rows, sys.stdout)
+        else:
+            write_jsonl(rows, sys.stdout, ascii_only=sys.stdout.isatty())
         sys.stdout.flush()
         return 0
     count = write_export(rows, output, chosen)
@@ -89,12 +96,15 @@ def require_duckdb() -> None:
 
 def write_export(rows: Iterator[GenerationRow], output: Path, chosen: ExportFormat) -> int:
     """Write a file that appears whole; returns the number of rows."""
-    from genworker.reports.export import jsonl_to_parquet, write_jsonl
+    from genworker.reports.export import jsonl_to_parquet, write_csv_rows, write_jsonl
     from genworker.reports.files import open_whole, replaced_file
 
     if chosen is ExportFormat.JSONL:
         with open_whole(output) as stream:
             return write_jsonl(rows, stream)[0]
+    if chosen is ExportFormat.CSV:
+        with open_whole(output) as stream:
+            return write_csv_rows(rows, stream)
     with replaced_file(output) as scratch:
         lines = scratch.with_suffix(".jsonl")
         with lines.open("w", encoding="utf-8") as stream:

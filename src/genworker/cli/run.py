@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     from genworker.core.progress import Progress
     from genworker.project.open import Project
     from genworker.run.engine import Maker, RunOptions, RunResult
+
+ON_END_S = 60.0
+"""Seconds that the command of `on_end` may take."""
 
 
 @app.command("run")
@@ -142,11 +146,40 @@ def run_and_show(
         )
     finally:
         display.close()
+    record = result_record(cohort, result)
     if as_json:
-        put_json(result_record(cohort, result))
+        put_json(record)
     for line in summary_lines(cohort, result, duration(wall_clock() - began)):
         say(line)
+    tell_the_end(project.loaded.settings.on_end, record)
     return int(result.exit_code)
+
+
+def tell_the_end(command: list[str], record: dict[str, Any]) -> None:
+    """Run the command of the setting `on_end`; whatever comes of it, the run has ended as it has.
+
+    What it writes goes to stderr: stdout is data. No shell reads the command.
+    """
+    import json
+    import subprocess
+
+    if not command:
+        return
+    try:
+        done = subprocess.run(
+            command,
+            input=json.dumps(record, default=str).encode(),
+            stdout=sys.stderr.fileno(),
+            timeout=ON_END_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        say(f"on_end: {command[0]} was stopped after {ON_END_S:.0f} s")
+    except OSError as error:
+        say(f"on_end: {command[0]} cannot be run: {error.strerror}")
+    else:
+        if done.returncode:
+            say(f"on_end: {command[0]} ended with exit code {done.returncode}")
 
 
 def result_record(cohort: str, result: RunResult) -> dict[str, Any]:

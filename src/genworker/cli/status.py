@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
 from genworker.cli.refresh import stale_counts, stale_lines
-from genworker.cli.tables import table
+from genworker.cli.tables import shorten, table
 from genworker.core.money import money_text
-from genworker.core.stages import STAGES
+from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, FaultyInputError, StoreError
+
+WATCH_EVERY_S = 3.0
+LAST_ERRORS = 3
 
 
 @app.command("status")
@@ -23,11 +29,14 @@ def status(
     config: ConfigOption = None,
     data_root: DataRootOption = None,
     json_: JsonOption = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Say it again every few seconds, until no worker is running.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Also each setting and where it is from.")
     ] = False,
 ) -> int:
-    """Say how far COHORT is: done, failed, blocked, missing and stale per stage. Reads only.
+    """Say how far COHORT is, what it has cost, and what a running worker is doing. Reads only.
 
     Exit codes: 0, or 1 when a cohort among all cannot be read; the others are shown.
     """
@@ -36,60 +45,84 @@ def status(
 
     project = open_project(config, data_root)
     names = [cohort] if cohort is not None else list_cohorts(project.paths)
-    records: list[dict[str, Any]] = []
-    for name in names:
-        try:
-            records.append(cohort_record(project, name))
-        except (FaultyInputError, StoreError) as error:
-            if cohort is not None:
-                raise
-            records.append({"cohort": name, "error": str(error)})
-    unread = [record for record in records if "error" in record]
-    code = int(ExitCode.FAILURES if unread else ExitCode.OK)
-    if json_:
-        put_json(records[0] if cohort is not None else {"cohorts": records})
-        return code
+    while True:
+        records = [record_or_error(project, name, raises=cohort is not None) for name in names]
+        if json_:
+            put_json(records[0] if cohort is not None else {"cohorts": records})
+        else:
+            show(records, project.paths.cohorts_dir)
+        if not watch or not any(record.get("workers") for record in records):
+            break
+        time.sleep(WATCH_EVERY_S)
+    if verbose and not json_:
+        for line in settings_lines(project):
+            put(line)
+    unread = any("error" in record for record in records)
+    return int(ExitCode.FAILURES if unread else ExitCode.OK)
+
+
+def record_or_error(project: Any, cohort: str, *, raises: bool) -> dict[str, Any]:
+    """Counts of one cohort; why it cannot be read, where several are asked for."""
+    try:
+        return cohort_record(project, cohort)
+    except (FaultyInputError, StoreError) as error:
+        if raises:
+            raise
+        return {"cohort": cohort, "error": str(error)}
+
+
+def show(records: list[dict[str, Any]], cohorts_dir: Path) -> None:
+    """Print the tables of these cohorts, and which cannot be read."""
     if not records:
-        say(f"There are no cohorts below {project.paths.cohorts_dir}.")
+        say(f"There are no cohorts below {cohorts_dir}.")
     for record in records:
         if "error" in record:
             continue
         for line in status_lines(record):
             put(line)
         put()
-    for record in unread:
-        say(f"{record['cohort']}: cannot be read: {record['error']}")
-    if verbose:
-        for line in settings_lines(project):
-            put(line)
-    return code
+    for record in records:
+        if "error" in record:
+            say(f"{record['cohort']}: cannot be read: {record['error']}")
 
 
 def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     """Counts of one cohort, for people and machines."""
     from genworker.core.plan import RowState
     from genworker.project.open import open_membership, plan_cohort
-    from genworker.run.ledger import read_money
+    from genworker.run.ledger import failed_calls, read_money
+    from genworker.run.now import running
 
     membership = open_membership(project, cohort, strict=False)
     plan = plan_cohort(project, membership)
     counts = plan.counts()
     stale = stale_counts(project, plan)
     money = read_money(project.paths, membership, project.loaded.settings)
+    reasons = failed_calls(project.paths, cohort)
+    missing = int(RowState.MISSING)
+    calls: dict[Stage, int] = dict.fromkeys(STAGES, 0)
+    errors: Counter[str] = Counter()
+    for row, state in zip(membership.rows, plan.states, strict=True):
+        if state == missing and (row.stage, row.gen_id) in reasons:
+            calls[row.stage] += 1
+            errors[reasons[row.stage, row.gen_id]] += 1
     return {
         "cohort": cohort,
         "money": money.to_json(),
         "cost": money_text(money.total),
         "rows": len(membership),
+        "workers": running(project.paths, cohort),
+        "errors": [{"error": error, "rows": number} for error, number in errors.most_common(LAST_ERRORS)],
         "done": sum(counts[stage][RowState.DONE] for stage in STAGES),
         "stages": {
             stage.value: {
                 "planned": sum(counts[stage].values()),
                 "done": counts[stage][RowState.DONE],
-                "failed": {kind.value: number for kind, number in plan.failed_kinds(stage).items()},
+                "failed": {kind.value: number for kind, number in plan.failed_kinds(stage).items()}
+                | ({"call": calls[stage]} if calls[stage] else {}),
                 "unparsed": counts[stage][RowState.UNPARSED],
                 "blocked": counts[stage][RowState.BLOCKED],
-                "missing": counts[stage][RowState.MISSING],
+                "missing": counts[stage][RowState.MISSING] - calls[stage],
                 "stale": stale[stage],
             }
             for stage in STAGES
@@ -120,8 +153,33 @@ def status_lines(record: dict[str, Any]) -> list[str]:
         head,
         *table(header, rows, right=(1, 3, 4, 5)),
         f"cost {record['cost']}",
+        *(line for worker in record["workers"] for line in worker_lines(worker)),
+        *(f"{error['rows']} calls failed: {shorten(error['error'], 140)}" for error in record["errors"]),
         *stale_lines(record["cohort"], record["stages"]),
     ]
+
+
+def worker_lines(worker: dict[str, Any]) -> list[str]:
+    """What a running worker is doing."""
+    from genworker.cli.display import duration
+
+    parts = [f"running: pid {worker.get('pid', '?')} on {worker.get('host', '?')}"]
+    if "in_flight" in worker:
+        parts += [f"{worker['rate_per_min']:.0f} answers/min", f"{worker['in_flight']} in flight"]
+        if worker["eta_s"] is not None:
+            parts.append(f"eta {duration(worker['eta_s'])}")
+        parts += ["stopping"] if worker["stopping"] else []
+    else:
+        parts.append("it has just begun")
+    lines = [" · ".join(parts)]
+    for lane in worker.get("waiting", []):
+        lines.append(f"  {lane['lane']} waits {lane['seconds']:.0f} s, as its endpoint asked")
+    for lane in worker.get("stopped", []):
+        lines.append(f"  {lane['lane']} was stopped: {shorten(lane['why'], 140)}")
+    for error in worker.get("errors", [])[-3:]:
+        who = error.get("gen_id") or error.get("lane")
+        lines.append(f"  last error, {who}: {shorten(error['error'], 140)}")
+    return lines
 
 
 def settings_lines(project: Any) -> list[str]:

@@ -123,3 +123,8 @@ class Progress:
         span = min(RATE_WINDOW_S, now_s - started_s)
         recent = sum(1 for moment in self._arrivals if moment >= now_s - RATE_WINDOW_S)
         return 60.0 * recent / span if span > 0 else 0.0
+
+    def eta_s(self, rate_per_min: float) -> float | None:
+        """Seconds until every call is answered at this rate; ``None`` before there is one."""
+        left = self.to_call - self.answers
+        return None if rate_per_min <= 0 or left <= 0 else 60.0 * left / rate_per_min

@@ -105,6 +105,8 @@ class Settings(BaseSettings):
     max_concurrency: Positive = 1024
     drain_timeout_s: Seconds = 25.0
     group_permissions: bool = False
+    on_end: Annotated[list[str], Field(max_length=100)] = Field(default_factory=list)
+    """A command with its arguments, run when a run has ended; it gets the summary as JSON on its input."""
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict)
     models: dict[str, ModelSettings] = Field(default_factory=dict)
     stages: dict[Stage, StageSettings] = Field(default_factory=dict)

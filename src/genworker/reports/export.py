@@ -6,11 +6,13 @@ rows have been drawn.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO
@@ -24,6 +26,8 @@ from genworker.core.parsers import read_score
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
+from genworker.reports.files import csv_cell
+from genworker.reports.scores import JOINT
 
 
 class RowSource(Protocol):
@@ -35,6 +39,10 @@ class RowSource(Protocol):
 
     def stands(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is in the store and good."""
+        ...
+
+    def concepts(self, combos: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """The names of each combo's concepts, as far as the store knows them."""
         ...
 
     def generation(self, stage: Stage, gen_id: str) -> Generation:
@@ -57,8 +65,14 @@ class GenerationRow(NamedTuple):
         raw: the model's whole answer.
         parsed: what downstream stages consume.
         cost_usd: in US dollars; ``None`` when unpriced, which is not the same as 0.
-        started_at: ISO 8601, as `finished_at`.
+        started_at: ISO 8601 in UTC, as `finished_at`.
         latency_s: seconds.
+        fallback: whether the row had been handed to its second endpoint.
+        sampling: how the model was asked, as JSON.
+        request_id: the endpoint's name for the call.
+        reasoning: what the model thought, where that came apart from its answer.
+        concepts: the names of the combo's concepts, joined by `` + ``.
+        draft_replicate: of its lineage, from 1, as `essay_replicate`.
     """
 
     stage: str
@@ -94,6 +108,14 @@ class GenerationRow(NamedTuple):
     latency_s: float | None
     response_model: str | None
     mode: str | None
+    endpoint: str | None
+    fallback: bool | None
+    sampling: str | None
+    request_id: str | None
+    reasoning: str | None
+    concepts: str | None
+    draft_replicate: int | None
+    essay_replicate: int | None
 
 
 PARQUET_TYPES = dict.fromkeys(GenerationRow._fields, "VARCHAR") | {
@@ -106,6 +128,11 @@ PARQUET_TYPES = dict.fromkeys(GenerationRow._fields, "VARCHAR") | {
     "cost_usd": "DOUBLE",
     "attempts": "BIGINT",
     "latency_s": "DOUBLE",
+    "started_at": "TIMESTAMP",
+    "finished_at": "TIMESTAMP",
+    "fallback": "BOOLEAN",
+    "draft_replicate": "BIGINT",
+    "essay_replicate": "BIGINT",
 }
 
 
@@ -119,9 +146,16 @@ class _Facts(NamedTuple):
     template: str | None
     model: str | None
     parent: str | None
+    replicate: int | None
+
+    @classmethod
+    def of(cls, row: MembershipRow) -> _Facts:
+        """A row's own."""
+        return cls(row.template_id, row.llm_model_id, row.parent_gen_id, row.replicate)
 
 
-_NOBODY: tuple[str | None, _Facts] = (None, _Facts(None, None, None))
+_UNKNOWN = _Facts(None, None, None, None)
+_NOBODY: tuple[str | None, _Facts] = (None, _UNKNOWN)
 """In the place of an ancestor that is not known."""
 
 
@@ -148,23 +182,26 @@ class _Exporter:
     def __init__(self, source: RowSource, database: sqlite3.Connection) -> None:
         self.source = source
         self.database = database
+        self.concepts: dict[str, str] = {}
         self.facts = lru_cache(maxsize=4096)(self._facts)
         self.state = lru_cache(maxsize=4096)(self._state)
 
     def index(self, cohort_id: str) -> None:
         """Note drafts and essays for their descendants."""
-        self.database.execute("CREATE TABLE ancestor (stage, gen_id, template, model, parent)")
+        combos: set[str] = set()
+        self.database.execute("CREATE TABLE ancestor (stage, gen_id, template, model, parent, replicate)")
         self.database.execute("BEGIN")
         self.database.executemany(
-            "INSERT INTO ancestor VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO ancestor VALUES (?, ?, ?, ?, ?, ?)",
             (
-                (row.stage.value, row.gen_id, row.template_id, row.llm_model_id, row.parent_gen_id)
+                (row.stage.value, row.gen_id, *_Facts.of(row))
                 for row in self.source.rows(cohort_id)
-                if row.stage.child is not None
+                if _noted(combos, row.combo_id) and row.stage.child is not None
             ),
         )
         self.database.execute("COMMIT")
         self.database.execute("CREATE INDEX by_id ON ancestor (stage, gen_id)")
+        self.concepts = {combo: JOINT.join(names) for combo, names in self.source.concepts(combos).items()}
 
     def row(self, row: MembershipRow) -> GenerationRow:
         generation, state, error = self._read(row)
@@ -213,16 +250,24 @@ class _Exporter:
             reasoning_tokens=_whole(usage.reasoning_tokens),
             cost_usd=None if cost is None else float(cost),
             attempts=_whole(facts.attempts),
-            started_at=_text(facts.started_at),
-            finished_at=_text(facts.finished_at),
+            started_at=_moment(facts.started_at),
+            finished_at=_moment(facts.finished_at),
             latency_s=_number(facts.latency_s),
             response_model=_text(facts.response_model),
             mode=_text(facts.mode),
+            endpoint=_text(facts.endpoint),
+            fallback=fallback if isinstance(fallback := facts.record.get("fallback"), bool) else None,
+            sampling=_sampling(facts.record.get("sampling")),
+            request_id=_text(facts.request_id),
+            reasoning=_text(generation.reasoning_text) if generation else None,
+            concepts=_text(self.concepts.get(row.combo_id)),
+            draft_replicate=draft.replicate,
+            essay_replicate=essay.replicate,
         )
 
     def _lineage(self, row: MembershipRow) -> dict[Stage, tuple[str | None, _Facts]]:
         """The id and the facts of the row itself and of each of its ancestors that is known, by stage."""
-        facts = _Facts(row.template_id, row.llm_model_id, row.parent_gen_id)
+        facts = _Facts.of(row)
         found: dict[Stage, tuple[str | None, _Facts]] = {row.stage: (row.gen_id, facts)}
         stage = row.stage.parent
         while stage is not None and facts.parent:
@@ -235,7 +280,7 @@ class _Exporter:
     def _facts(self, stage: Stage, gen_id: str) -> _Facts:
         """An ancestor's facts: from the cohort, else from the store."""
         found = self.database.execute(
-            "SELECT template, model, parent FROM ancestor WHERE stage = ? AND gen_id = ?",
+            "SELECT template, model, parent, replicate FROM ancestor WHERE stage = ? AND gen_id = ?",
             (stage.value, gen_id),
         ).fetchone()
         if found is not None:
@@ -243,8 +288,11 @@ class _Exporter:
         try:
             generation = self.source.generation(stage, gen_id)
         except (StoreError, ValueError):
-            return _Facts(None, None, None)
-        return _Facts(generation.facts.template_id or None, generation.model_id, generation.parent_gen_id)
+            return _UNKNOWN
+        facts = generation.facts
+        return _Facts(
+            facts.template_id or None, generation.model_id, generation.parent_gen_id, facts.replicate
+        )
 
     def _read(self, row: MembershipRow) -> tuple[Generation | None, str, str | None]:
         try:
@@ -291,9 +339,28 @@ class _Exporter:
         return "missing"
 
 
+def _noted(names: set[str], name: str) -> bool:
+    """Note a name in passing."""
+    names.add(name)
+    return True
+
+
 def _text(value: str | None) -> str | None:
     """A string of the metadata, without the lone surrogates that JSON can smuggle in."""
     return value.encode("utf-8", "replace").decode() if value is not None else None
+
+
+def _moment(value: str | None) -> str | None:
+    """A time as every format can read it, in UTC; ``None`` for what is none or names no zone."""
+    try:
+        parsed = datetime.fromisoformat(value or "")
+        return None if parsed.tzinfo is None else parsed.astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        return None
+
+
+def _sampling(value: object) -> str | None:
+    return _text(json.dumps(value, ensure_ascii=False, default=str)) if isinstance(value, Mapping) else None
 
 
 def _whole(value: int | None) -> int | None:
@@ -323,6 +390,17 @@ def write_jsonl(
         count += 1
         longest = max(longest, len(line))
     return count, longest
+
+
+def write_csv_rows(rows: Iterator[GenerationRow], stream: TextIO) -> int:
+    """Write a line of CSV per row under a header; returns how many. No text becomes a formula."""
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(GenerationRow._fields)
+    count = 0
+    for row in rows:
+        writer.writerow([csv_cell(cell) for cell in row])
+        count += 1
+    return count
 
 
 def _ascii_line(record: Mapping[str, Any]) -> bytes:

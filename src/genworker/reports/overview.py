@@ -134,12 +134,17 @@ def heat_cell(cell: PivotCell | None, scale: Scale = WHOLE_SCALE) -> HeatCell:
         )
     return HeatCell(
         "–" if value is None else f"{value:.2f}",
-        f"{min(cell.scores):g}–{max(cell.scores):g}" if count > 1 else "",
+        _marks(cell.scores),
         f"{count}/{cell.planned}" if count < cell.planned else f"{count}",
         level,
         cell.wrong > 0,
         True,
     )
+
+
+def _marks(scores: Sequence[float]) -> str:
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    return "" if len(scores) < 2 else f"{low:g}–{high:g}" if low < high else f"{low:g}"
 
 
 def heat_scale(rows: Sequence[PivotRow]) -> Scale:

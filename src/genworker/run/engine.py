@@ -11,6 +11,7 @@ import resource
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -21,6 +22,7 @@ from genworker.errors import Fault, UsageError
 from genworker.project.open import Project, open_membership
 from genworker.run.ending import Ending, RunResult, ending_of
 from genworker.run.lock import CohortLock, new_run_id
+from genworker.run.now import Now
 from genworker.run.planning import Order, Planner, RunOptions
 from genworker.run.runner import Runner
 from genworker.run.station import RunInProgress, Station
@@ -219,7 +221,12 @@ class _Engine:
                 station.progress,
             )
             order = await planner.order()
-            ending = await self._maker.make(station, order, self._watch)
+            now = Now(station.project.paths, station.run_id)
+            station.journal.listen(now.hear)
+            try:
+                ending = await self._maker.make(station, order, partial(self._begun, now))
+            finally:
+                now.close()
             result = RunResult(
                 station.run_id,
                 station.progress,
@@ -238,6 +245,12 @@ class _Engine:
                 )
             )
             return result
+
+    def _begun(self, now: Now, run: RunInProgress) -> None:
+        """The first call may begin: whoever looks on is told."""
+        now.begin(run)
+        if self._watch is not None:
+            self._watch(run)
 
     def _interrupt(self, number: int) -> None:
         station = self._station

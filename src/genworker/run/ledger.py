@@ -141,19 +141,21 @@ def _facts(path: str) -> Facts:
     return Facts(record) if isinstance(record, dict) else NO_FACTS
 
 
-def failed_calls(paths: Paths, cohort_id: str) -> set[tuple[Stage, str]]:
-    """(stage, gen_id) of rows whose last call in any run failed for good, without an answer."""
+def failed_calls(paths: Paths, cohort_id: str) -> dict[tuple[Stage, str], str]:
+    """(stage, gen_id) of rows whose last call in any run failed for good, without an answer, and why."""
     accounts = read_accounts(paths, cohort_id)
     failed_in: dict[tuple[Stage, str], str] = {}
+    reasons: dict[tuple[Stage, str], str] = {}
     for account in accounts:
         failed_in.update(dict.fromkeys(account.failed, account.run_id))
+        reasons.update(account.failed)
     if failed_in:
         for run_id, stage, names in read_made(paths, accounts):
             for name in names:
                 # Within a run the account itself knows which came last.
                 if failed_in.get((stage, name), run_id) < run_id:
                     del failed_in[stage, name]
-    return set(failed_in)
+    return {row: reasons[row] for row in failed_in}
 
 
 def last_limits(paths: Paths, cohort_id: str) -> Mapping[str, Mapping[str, float]]:
