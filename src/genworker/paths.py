@@ -240,6 +240,11 @@ class Paths:
         """A directory for each batch that was ever made at a provider; see `genworker.store.batches`."""
         return self.private_dir / "batches"
 
+    @property
+    def odd_answers_dir(self) -> Path:
+        """Lines of a dead run's log that could not be read: perhaps the only copy of a text."""
+        return self.private_dir / "aside" / "answers"
+
     def aside_dir(self, stage: Stage | str, gen_id: str) -> Path:
         """Where earlier versions of a generation are kept when a forced run replaces it."""
         return self.private_dir / "aside" / Stage(stage).value / gen_id

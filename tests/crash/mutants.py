@@ -136,7 +136,7 @@ def parse_first() -> None:
 
 def no_salvage() -> None:
     """What the log of a dead run holds is not read."""
-    put(sweep, "read_answers", lambda paths, run_id: iter(()))
+    put(sweep, "read_answers", lambda paths, run_id: answers.LoggedAnswers())
 
 
 def sweep_deletes() -> None:

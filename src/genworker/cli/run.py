@@ -195,6 +195,7 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
         "retries": progress.retries,
         "resumed": progress.resumed,
         "salvaged": progress.salvaged,
+        "kept_aside": progress.kept_aside,
         "reparsed": progress.reparsed,
         "input_tokens": progress.input_tokens,
         "output_tokens": progress.output_tokens,
@@ -247,6 +248,11 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
     if progress.salvaged:
         lines.append(
             f"{progress.salvaged} answers of an interrupted run were on disk and have been put in place."
+        )
+    if progress.kept_aside:
+        lines.append(
+            f"{progress.kept_aside} texts of an interrupted run were kept aside, below .genworker/aside: "
+            "replaced versions, or answers whose place is taken."
         )
     if progress.reparsed:
         lines.append(f"{progress.reparsed} answers could be parsed now; no call was needed.")

@@ -86,6 +86,7 @@ class Progress:
     copies: int = 0
     retries: int = 0
     salvaged: int = 0
+    kept_aside: int = 0
     reparsed: int = 0
     input_tokens: int = 0
     output_tokens: int = 0

@@ -19,7 +19,7 @@ from genworker.errors import LockedError
 from genworker.project.open import Project
 from genworker.store.durable import cannot_write, make_directories, refuse_links
 from genworker.store.journal import Listener
-from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts
+from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts, how_to_stop
 
 
 def new_run_id(shard: StaticShard | None = None) -> str:
@@ -86,8 +86,8 @@ class CohortLock:
             raise LockedError(
                 f"another worker is running cohort {self._cohort_id} ({holder})\n"
                 f"  where: {self._path}\n"
-                f"  fix:   wait for it (--if-locked wait), work beside it (--if-locked share), or stop it: "
-                f"kill -INT {self._lock.holder().get('pid', 'PID')}; its lock dies with it"
+                f"  fix:   wait for it (--if-locked wait), work beside it (--if-locked share), or "
+                f"{how_to_stop(self._lock.holder())}; its lock dies with it"
             )
         for listener in self._listeners:
             listener(Locked(self._cohort_id, holder, then=self._if_locked.value))

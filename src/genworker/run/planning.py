@@ -242,7 +242,9 @@ def _shard_budget(caps: Caps, money: Money, shard: StaticShard) -> Budget:
     return Budget(Caps(usd, part_of(caps.calls, before.calls), part_of(caps.tokens, before.tokens)), own)
 
 
-async def salvage(project: Project, store: FilesystemStore, journal: RunJournal, progress: Progress) -> None:
+async def salvage(
+    project: Project, store: FilesystemStore, journal: RunJournal, progress: Progress
+) -> list[tuple[Stage, str]]:
     """Bring in what dead runs had on disk: paid for, and not to be bought again."""
     group = project.loaded.settings.group_permissions
     sweep = await asyncio.to_thread(sweep_staging, project.paths, group_permissions=group)
@@ -257,9 +259,17 @@ async def salvage(project: Project, store: FilesystemStore, journal: RunJournal,
         raise
     await asyncio.to_thread(sweep.finish, project.paths)
     progress.salvaged += len(sweep.committed)
+    progress.kept_aside += len(sweep.kept_aside)
+    for place in sweep.odd_places:
+        journal.record(
+            Warned(
+                f"lines of an interrupted run's answer log that this version cannot read are kept in {place}"
+            )
+        )
     for name in ("committed", "kept_aside", "dropped"):
         for stage, gen_id in getattr(sweep, name):
             journal.record(Salvaged(stage, gen_id, what=name))
+    return sweep.committed
 
 
 def _not_salvaged(errors: Sequence[StoreError]) -> StoreError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +43,7 @@ from genworker.core.generation import Answer, Generation
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress, StageProgress, Tally
 from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
+from genworker.core.stages import Stage
 from genworker.errors import (
     GenworkerError,
     MalformedAnswerError,
@@ -102,7 +103,8 @@ class Runner:
         disputed: jobs that are made although another worker may hold their claims.
         tally: counts the rows; by their stages in `progress` without.
         salvage: brings in what workers that have died had on disk; called before a generation is paid
-            for, since one of them may have been at it.
+            for, since one of them may have been at it. Returns what it has put in place during this run;
+            ``None`` while another worker does that, so that nothing is known yet.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Runner:
         replace: Container[int] = frozenset(),
         disputed: Container[int] = frozenset(),
         tally: Tally | None = None,
-        salvage: Callable[[], Awaitable[None]] | None = None,
+        salvage: Callable[[], Awaitable[Collection[tuple[Stage, str]] | None]] | None = None,
     ) -> None:
         self._scheduler = scheduler
         self._membership = membership
@@ -300,12 +302,18 @@ class Runner:
         if not is_ours and job not in self._disputed:
             self._wait_for_other(job)
             return False
-        waited = self._elsewhere.pop(job, None) is not None
-        if job in self._replace and not waited:
-            return True
+        waited = job in self._elsewhere
+        placed: Collection[tuple[Stage, str]] | None = ()
         if self._salvage is not None:
             async with self._salvaging:
-                await self._salvage()
+                placed = await self._salvage()
+        if placed is None:  # the answer may be among those that another worker is about to put in place
+            await self._store.release(row.stage, row.gen_id)
+            self._wait_for_other(job)
+            return False
+        self._elsewhere.pop(job, None)
+        if job in self._replace and not waited and (row.stage, row.gen_id) not in placed:
+            return True
         theirs = await self._store.find(row.stage, row.gen_id)
         if theirs is None:
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,7 +16,7 @@ from genworker.core.lease import Lease
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress, Tally
 from genworker.core.scheduler import Scheduler
-from genworker.core.stages import STAGES
+from genworker.core.stages import STAGES, Stage
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project, cohort_combos
@@ -111,6 +111,7 @@ class Station:
         self._first = first
         self._is_shard = is_shard
         self._stack = AsyncExitStack()
+        self._salvaged: set[tuple[Stage, str]] = set()
         self.work = CohortWork(
             project,
             membership,
@@ -221,10 +222,13 @@ class Station:
         )
         return self.runner
 
-    async def _salvage_the_dead(self) -> None:
+    async def _salvage_the_dead(self) -> Collection[tuple[Stage, str]] | None:
         """Salvage in mid-run: another worker may have died since, with answers that are not in place."""
         if self.store.a_run_has_died():
-            await salvage(self.project, self.store, self.journal, self.progress)
+            self._salvaged.update(await salvage(self.project, self.store, self.journal, self.progress))
+            if self.store.a_run_has_died():
+                return None  # another worker sweeps it
+        return self._salvaged
 
 
 def make_provider(loaded: LoadedSettings, name: str) -> Provider:

@@ -51,8 +51,17 @@ def rename_no_replace(source: str, target: str) -> None:
 
 
 def rename_exchange(first: str, second: str) -> bool:
-    """Let two directories trade names at once; ``False`` where that is not supported."""
-    return _rename(first, second, _EXCHANGE, _DARWIN_SWAP)
+    """Let two directories trade names at once; ``False`` where that is not supported.
+
+    An overlay answers EXDEV where one of them lies in a lower layer, as in a container whose image brings the
+    store along: it cannot move such a directory, and the caller copies it.
+    """
+    try:
+        return _rename(first, second, _EXCHANGE, _DARWIN_SWAP)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return False
+        raise
 
 
 def sync_filesystem(fd: int) -> bool:

@@ -11,19 +11,23 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from genworker.core.facts import Facts
-from genworker.core.generation import Answer
+from genworker.core.generation import Answer, file_digest
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
 from genworker.paths import Paths
+from genworker.store.durable import make_directories, sync_path
 
 SEGMENT_BYTES = 16 * 1024 * 1024
+_FIELDS = frozenset(("stage", "gen_id", "replace", "prompt", "raw", "reasoning", "facts"))
+"""What a line of the log has. One that has more is a newer version's: committed, and kept besides."""
 _NAME = re.compile(r"(?P<run>[A-Za-z0-9-]+)\.answers-(?P<segment>[0-9]{1,9})")
 
 
@@ -144,34 +148,86 @@ def _segments(paths: Paths) -> list[tuple[str, int]]:
     return sorted((match["run"], int(match["segment"])) for match in found if match)
 
 
-def read_answers(paths: Paths, run_id: str) -> Iterator[tuple[Answer, bool]]:
-    """Answers in a dead run's log, each with whether it was to replace what was there."""
+@dataclass(slots=True)
+class LoggedAnswers:
+    """What a dead run's log holds.
+
+    Attributes:
+        answers: each with whether it was to replace what stands in its place.
+        odd: lines that this version does not understand, or not in full, by segment: a newer version's, or
+            torn by a kill or a power cut. They may be the only copy of a text that was paid for.
+    """
+
+    answers: list[tuple[Answer, bool]] = field(default_factory=list)
+    odd: dict[int, list[bytes]] = field(default_factory=dict)
+
+
+def read_answers(paths: Paths, run_id: str) -> LoggedAnswers:
+    """Everything in a dead run's log.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
+    found = LoggedAnswers()
     for name, number in _segments(paths):
         if name != run_id:
             continue
-        try:
-            stream = paths.answers_path(run_id, number).open("rb")
-        except OSError:
-            continue
-        with stream:
+        with paths.answers_path(run_id, number).open("rb") as stream:
             for line in stream:
-                try:
-                    record = orjson.loads(line)
-                    if not isinstance(record["facts"], dict):
-                        continue
-                    answer = Answer(
-                        Stage(record["stage"]),
-                        record["gen_id"],
-                        record["prompt"],
-                        record["raw"],
-                        Facts(record["facts"]),
-                        str(record.get("reasoning") or ""),
-                    )
-                    replace = bool(record["replace"])
-                except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-                    continue  # a line that the kill or the power cut has torn
-                if isinstance(answer.gen_id, str) and id_fault(answer.gen_id) is None:
-                    yield answer, replace
+                if not line.strip(b"\0\n"):
+                    continue  # room that was allocated and never written
+                logged = _read_line(line)
+                if logged is not None:
+                    found.answers.append(logged[:2])
+                if logged is None or not logged[2]:
+                    found.odd.setdefault(number, []).append(line)
+    return found
+
+
+def _read_line(line: bytes) -> tuple[Answer, bool, bool] | None:
+    """(answer, whether it replaces, whether the line says no more); ``None`` when it is no answer."""
+    try:
+        record = orjson.loads(line)
+        stage, gen_id, prompt = Stage(record["stage"]), record["gen_id"], record["prompt"]
+        raw, facts, replace = record["raw"], record["facts"], record["replace"]
+        reasoning = record.get("reasoning") or ""
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError):
+        return None
+    texts = (gen_id, prompt, raw, reasoning)
+    if not all(isinstance(text, str) for text in texts) or id_fault(gen_id) is not None:
+        return None
+    if not isinstance(facts, dict) or not isinstance(replace, bool):
+        return None
+    answer = Answer(stage, gen_id, prompt, raw, Facts(facts), reasoning)
+    return answer, replace, record.keys() <= _FIELDS
+
+
+def keep_odd_lines(paths: Paths, run_id: str, odd: Mapping[int, Sequence[bytes]], mode: int) -> list[Path]:
+    """Write lines that nobody understands where nothing removes them; returns the files.
+
+    Raises:
+        OSError: the disk refuses; then the log must stay.
+    """
+    places = []
+    for number, lines in odd.items():
+        content = b"".join(lines)
+        # Named by what they hold: when this is cut off, the next sweep finds the same and writes no second.
+        name = f"{run_id}-{number}-{file_digest(content)[:12]}.jsonl"
+        place = paths.odd_answers_dir / name
+        make_directories(place.parent, mode)
+        part = place.with_suffix(".part")
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode & 0o660)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(part, place)  # noqa: PTH104
+        sync_path(place.parent)
+        places.append(place)
+    return places
 
 
 def remove_answer_log(paths: Paths, run_id: str) -> None:

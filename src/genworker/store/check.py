@@ -524,6 +524,8 @@ async def _salvage(
             tell(Step(f"not salvaged: {error}", error.path, done=False))
     else:
         await asyncio.to_thread(sweep.finish, paths)
+    for place in sweep.odd_places:
+        tell(Step("kept aside: lines of a dead run's answer log that cannot be read", str(place)))
     for done, what in (
         (sweep.committed, "salvaged: the answer of a dead run is in its place"),
         (sweep.kept_aside, "moved aside: staging of a dead run, whose place is taken"),

@@ -69,6 +69,12 @@ def cannot_write(error: OSError, path: str | Path) -> StoreError:
     return StoreError(f"{name} cannot be written: {error.strerror}", path=name, errno=error.errno)
 
 
+def cannot_read(error: OSError, place: str | Path) -> StoreError:
+    """The same for a path that cannot be read."""
+    name = str(error.filename or place)
+    return StoreError(f"{name} cannot be read: {error.strerror}", path=name, errno=error.errno)
+
+
 def keep_aside(
     paths: Paths, stage: Stage, gen_id: str, directory: str | Path, label: str, mode: int = 0o700
 ) -> Path:

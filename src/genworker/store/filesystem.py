@@ -15,6 +15,7 @@ import os
 import queue
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,9 +135,9 @@ class FilesystemStore:
         try:
             for directory in (paths.runs_dir, paths.cohort_lock_path("x").parent):
                 make_directories(directory, self._dir_mode)
-            if not self._run_lock.acquire(holder_facts(self.run_id)):
-                raise StoreError(f"run {self.run_id} exists already", path=str(self._run_lock.path))
+            self._lock_run()
             self._claims = Claims(paths.claims_path, self._file_mode)
+            self._claims.live(self.run_id)
             self._log = AnswerLog(paths, self.run_id, self._file_mode)
             for stage in STAGES:
                 stage_dir = paths.stage_dir(stage)
@@ -152,6 +153,14 @@ class FilesystemStore:
         except StoreError:
             self.close()
             raise
+
+    def _lock_run(self) -> None:
+        facts = {**holder_facts(self.run_id), "has_life": True}
+        for _ in range(100):
+            if self._run_lock.acquire(facts):
+                return
+            time.sleep(0.02)  # a sweep has found the file before we had locked it, and gives it back at once
+        raise StoreError(f"run {self.run_id} exists already", path=str(self._run_lock.path))
 
     def _probe(self, stage: Stage, staging: str) -> None:
         # A mount point between staging and place shows only in a real rename: device numbers may be equal.
@@ -188,8 +197,10 @@ class FilesystemStore:
     def a_run_has_died(self) -> bool:
         """Whether another run has ended without cleaning up, so that its answers may wait for a sweep.
 
-        One look at the directory of runs, and at the lock of each other run that there is.
+        True also while somebody else sweeps it. One look at the directory of runs, and one question to the
+        kernel for each other run that there is.
         """
+        assert self._claims is not None, "the store is not open"
         try:
             stamp = os.stat(self._runs_place).st_mtime_ns  # noqa: PTH116 (before every call: see `_places`)
         except OSError:
@@ -197,12 +208,22 @@ class FilesystemStore:
         if stamp != self._runs_stamp:  # a run has begun or ended
             self._runs_stamp = stamp
             self._other_runs = locked_runs(self.paths) - {self.run_id}
-        for run_id in self._other_runs:
-            lock = FileLock(self.paths.run_lock_path(run_id), self._file_mode)
-            with contextlib.suppress(StoreError):
-                if lock.path.exists() and lock.acquire():
-                    lock.release()
-                    return True
+        return any(
+            not self._claims.is_living(run_id) and self._is_left(run_id) for run_id in self._other_runs
+        )
+
+    def _is_left(self, run_id: str) -> bool:
+        """Whether a run without a life of its own has left something: its lock goes when it has not."""
+        lock = FileLock(self.paths.run_lock_path(run_id), self._file_mode)
+        if not lock.path.exists():
+            return False
+        if lock.holder().get("has_life"):
+            return True
+        # Of an earlier genworker, which had no such byte: there the lock alone says whether it lives.
+        with contextlib.suppress(StoreError):
+            if lock.acquire():
+                lock.release()
+                return True
         return False
 
     # Claims

@@ -44,7 +44,28 @@ def holder_facts(run_id: str) -> dict[str, Any]:
         "user": user,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "run_id": run_id,
+        **_whereabouts(),
     }
+
+
+def _whereabouts() -> dict[str, str]:
+    """What a pid is worth: two containers of one host have different processes of one number."""
+    facts = {}
+    with contextlib.suppress(OSError):
+        facts["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        facts["pid_namespace"] = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 (no path: a name)
+    return facts
+
+
+def how_to_stop(facts: dict[str, Any]) -> str:
+    """The command that asks a lock's holder to stop; where a pid means nothing here, where to give it."""
+    pid = facts.get("pid")
+    here = {"host": socket.gethostname(), **_whereabouts()}
+    if isinstance(pid, int) and all(facts.get(name) == value for name, value in here.items()):
+        return f"stop it: kill -INT {pid}"
+    host = visible(str(facts.get("host", "its host")), limit=80)
+    return f"stop it where it runs: with Ctrl-C, kill -INT, or its container's own command, on {host}"
 
 
 def describe_holder(facts: dict[str, Any]) -> str:
@@ -146,6 +167,10 @@ class FileLock:
 class Claims:
     """Byte-range locks of one file: a byte per generation, so a claim costs a system call and no file.
 
+    Beyond them stands a byte per run, locked for as long as the run lives: whether another run lives is a
+    question to the kernel, without opening a file. It is free the moment its claims are, since one closing of
+    one file frees both; so who gets the claim of a run that has just died learns that it has died.
+
     Two workers, also of different cohorts, never pay for one generation at the same time. Claims die
     with the process. They belong to this object's own opening of the file where the system has such
     locks; elsewhere they belong to the process, which must then not open the file a second time. The
@@ -173,6 +198,25 @@ class Claims:
         else:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
 
+    @staticmethod
+    def _life(run_id: str) -> int:
+        # The upper half of the offsets: no generation's byte lies there.
+        return int.from_bytes(blake2b(run_id.encode(), digest_size=8).digest(), "big") >> 2 | 1 << 62
+
+    def live(self, run_id: str) -> None:
+        """Hold this run's own byte, until `close`.
+
+        Raises:
+            OSError: locks are not to be had here, or the run has a namesake.
+        """
+        self._lock(fcntl.F_WRLCK, self._life(run_id))
+
+    def is_living(self, run_id: str) -> bool:
+        """Whether another process holds that run's byte. Takes nothing, so nobody else is misled."""
+        question = _pack_flock(fcntl.F_WRLCK, self._life(run_id))
+        answer = fcntl.fcntl(self._fd, _OWN_GETLOCK if _OWN_GETLOCK is not None else fcntl.F_GETLK, question)
+        return _flock_kind(answer) != fcntl.F_UNLCK
+
     def take(self, stage: str, gen_id: str) -> bool:
         """Claim a generation; ``False`` when another worker has it."""
         try:
@@ -196,6 +240,17 @@ class Claims:
 _OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None) if sys.platform == "linux" else None
 
 
+_OWN_GETLOCK: int | None = getattr(fcntl, "F_OFD_GETLK", None) if sys.platform == "linux" else None
+
+
 def _pack_flock(kind: int, byte: int) -> bytes:
-    """Linux's ``struct flock`` for one byte."""
+    """``struct flock`` for one byte, whose fields stand in another order on macOS."""
+    if sys.platform == "darwin":
+        return struct.pack("qqihh", byte, 1, 0, kind, os.SEEK_SET)
     return struct.pack("hhqqi", kind, os.SEEK_SET, byte, 1, 0)
+
+
+def _flock_kind(packed: bytes) -> int:
+    if sys.platform == "darwin":
+        return int(struct.unpack("qqihh", packed[:24])[3])
+    return int(struct.unpack_from("h", packed)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import PARSED_FILE, PROMPT_FILE, RAW_FILE, REASONING_FILE, Paths
 from genworker.store._kernel import rename_no_replace
-from genworker.store.answers import logged_runs, read_answers, remove_answer_log
+from genworker.store.answers import keep_odd_lines, logged_runs, read_answers, remove_answer_log
 from genworker.store.durable import (
     TAKEN,
+    cannot_read,
     cannot_write,
     keep_aside,
     make_directories,
@@ -39,8 +41,8 @@ def is_same_answer(answer: Answer, standing: Generation) -> bool:
     """Whether what stands there is this very answer, committed by an earlier try."""
     return (
         standing.raw_text == answer.raw_text
-        and standing.facts.run_id == answer.facts.run_id
-        and standing.facts.started_at == answer.facts.started_at
+        # All of them: a text that was parsed again differs from the earlier one in its parser alone.
+        and all(standing.metadata.get(name) == value for name, value in answer.facts.record.items())
     )
 
 
@@ -52,6 +54,8 @@ class Sweep:
         dropped: staging without a byte of an answer, or whose answer is in the log.
         answers: logged answers of dead runs that are in no place yet, with whether they were to replace
             what is there; to be committed before `finish`.
+        odd: lines of their logs that cannot be read, by run and segment; kept by `finish`.
+        odd_places: the files that they are kept in.
         errors: what could not be put in place or aside; it lies where it lay.
     """
 
@@ -61,6 +65,9 @@ class Sweep:
     answers: list[tuple[Answer, bool]] = field(default_factory=list)
     errors: list[StoreError] = field(default_factory=list)
     dead: dict[str, FileLock] = field(default_factory=dict)
+    odd: dict[str, dict[int, list[bytes]]] = field(default_factory=dict)
+    odd_places: list[Path] = field(default_factory=list)
+    mode: int = 0o700
 
     def release(self) -> None:
         """Give the dead runs' locks back, and leave everything else for another sweep."""
@@ -68,8 +75,17 @@ class Sweep:
             lock.release()
 
     def finish(self, paths: Paths) -> None:
-        """Remove what the dead runs left: everything of it is in its place by now."""
+        """Remove what the dead runs left: everything of it is in its place by now, but for what is odd.
+
+        Raises:
+            StoreError: the disk refuses to keep that; then the logs stay, for another sweep.
+        """
         for run_id, lock in self.dead.items():
+            try:
+                self.odd_places += keep_odd_lines(paths, run_id, self.odd.get(run_id, {}), self.mode)
+            except OSError as error:
+                self.release()
+                raise cannot_write(error, paths.odd_answers_dir) from error
             remove_answer_log(paths, run_id)
             lock.release(remove=True)
 
@@ -88,8 +104,8 @@ def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
     `Sweep.finish` or `Sweep.release`. Nothing that holds a byte of an answer which is nowhere else is
     removed.
     """
-    sweep = Sweep()
     file_mode, mode = (0o660, 0o770) if group_permissions else (0o600, 0o700)
+    sweep = Sweep(mode=mode)
     staging = _staging_directories(paths)
     for run_id in sorted({*staging, *logged_runs(paths), *locked_runs(paths)}):
         lock = FileLock(paths.run_lock_path(run_id), file_mode)
@@ -104,12 +120,20 @@ def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
             sweep.errors.append(error)
             continue
         sweep.dead[run_id] = lock
-        logged = list(read_answers(paths, run_id))
-        names = {(answer.stage, answer.gen_id) for answer, _ in logged}
+        try:
+            logged = read_answers(paths, run_id)
+        except OSError as error:
+            sweep.errors.append(cannot_read(error, paths.runs_dir))
+            continue
+        sweep.odd[run_id] = logged.odd
+        by_name = {(answer.stage, answer.gen_id): (answer, replace) for answer, replace in logged.answers}
+        committed, kept = len(sweep.committed), len(sweep.kept_aside)
         for stage, directory in staging.get(run_id, []):
-            _sweep_run(paths, stage, directory, run_id, sweep, mode, names)
-        placed = {*sweep.committed, *sweep.kept_aside}
-        for answer, replace in logged:
+            _sweep_run(paths, stage, directory, run_id, sweep, mode, by_name)
+        # What went aside there was either the older version of a replaced one, whose answer is in its place,
+        # or an answer whose place somebody else has.
+        placed = {*sweep.committed[committed:], *sweep.kept_aside[kept:]}
+        for answer, replace in logged.answers:
             if (answer.stage, answer.gen_id) not in placed and not _is_in_place(
                 paths, answer, replace, sweep
             ):
@@ -161,7 +185,7 @@ def _sweep_run(
     run_id: str,
     sweep: Sweep,
     mode: int,
-    logged: set[tuple[Stage, str]],
+    logged: Mapping[tuple[Stage, str], tuple[Answer, bool]],
 ) -> None:
     try:
         directories = sorted(staging.iterdir())
@@ -172,8 +196,8 @@ def _sweep_run(
         if directory.is_symlink() or not directory.is_dir():
             continue
         try:
-            is_logged = (stage, directory.name) in logged
-            _sweep_directory(paths, stage, directory, run_id, sweep, mode, is_logged=is_logged)
+            in_log = logged.get((stage, directory.name))
+            _sweep_directory(paths, stage, directory, run_id, sweep, mode, in_log)
         except OSError as error:
             sweep.errors.append(cannot_write(error, directory))
         except StoreError as error:
@@ -183,7 +207,13 @@ def _sweep_run(
 
 
 def _sweep_directory(
-    paths: Paths, stage: Stage, directory: Path, run_id: str, sweep: Sweep, mode: int, *, is_logged: bool
+    paths: Paths,
+    stage: Stage,
+    directory: Path,
+    run_id: str,
+    sweep: Sweep,
+    mode: int,
+    in_log: tuple[Answer, bool] | None,
 ) -> None:
     gen_id = directory.name
     try:
@@ -192,6 +222,10 @@ def _sweep_directory(
         if error.errno in NOT_KNOWN:
             raise
         staged = None
+    if staged is not None and in_log is not None and in_log[1] and is_same_answer(in_log[0], staged):
+        # It was to replace what has its place, and has not yet: it is committed from the log, which says so.
+        shutil.rmtree(directory)
+        return
     if staged is not None and is_whole(staged):
         sync_directory_tree(str(directory))
         try:
@@ -202,7 +236,7 @@ def _sweep_directory(
         except OSError as error:
             if error.errno not in TAKEN:
                 raise
-    elif is_logged or not _has_content(directory):
+    elif in_log is not None or not _has_content(directory):
         shutil.rmtree(directory)
         sweep.dropped.append((stage, gen_id))
         return
