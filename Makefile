@@ -10,7 +10,7 @@ GENWORKER := $(BIN)/genworker
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data
+.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,14 +28,24 @@ $(READY): requirements/lock.txt pyproject.toml
 
 demo: $(READY) ## Run a small cohort on the embedded model; no key, about a minute
 	@$(GENWORKER) cohort build demo --k-max 2
-	@$(GENWORKER) run demo $(ARGS) || [ $$? -eq 1 ]
+	@$(GENWORKER) run demo $(ARGS)
 	@$(GENWORKER) report demo
 	@echo
 	@echo "The texts are below data/gens, one directory each. Look around:"
-	@echo "  make status    how far the cohort is"
+	@echo "  make status        how far the cohort is"
 	@echo "  less data/gens/essay/*/parsed.txt"
-	@echo "Not every evaluation has a score: one evaluator answers as it likes, and what it says cannot"
-	@echo "always be read. Nothing is hidden or paid for twice: run 'make demo' again, it makes no call."
+	@echo "  make demo-judge    the second step: a judge that answers as it likes, and what failures look like"
+	@echo "Nothing is paid for twice: run 'make demo' again, it makes no call."
+
+demo-judge: demo ## The demo's second step: one more judge, whose answers cannot always be read
+	@printf 'k_max = 2\nevaluation = { models = ["smol-135m", "smol-135m-free"] }\n' > data/cohorts/demo/cohort.toml
+	@$(GENWORKER) cohort build demo
+	@$(GENWORKER) run demo $(ARGS) || [ $$? -eq 1 ]
+	@$(GENWORKER) report demo
+	@echo
+	@echo "The new judge answers as it likes, and what it says cannot always be read. Its answers are kept and"
+	@echo "counted; the page says why each came to nothing and what mends it:"
+	@echo "  data/cohorts/demo/reports/report.html"
 
 test: $(READY) ## Run all tests, several at once (ARGS="-n 0": one after the other)
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
