@@ -50,12 +50,19 @@ class SamplingSettings(Section):
     """
 
     temperature: Annotated[float, NotBoolean, Field(ge=0, le=5)] | None = None
+    """How much chance there is in an answer; not sent unless set."""
     top_p: Annotated[float, NotBoolean, Field(gt=0, le=1)] | None = None
+    """Of how likely a part of all tokens an answer is drawn; not sent unless set."""
     max_tokens: Positive | None = None
+    """Most tokens of an answer, thinking included; Anthropic demands one and gets 8192 when none is set."""
     stop: list[str] | None = None
+    """Texts that end an answer."""
     seed: bool | int | None = None
+    """`true`: a seed of each generation's own, from its gen_id; a number: that one; `false`: none."""
     system: str | None = None
+    """The system text."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of the request, as the endpoint spells them."""
 
     _unset: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -88,10 +95,15 @@ class PriceSettings(Section):
     """US dollars per million tokens; over what genai-prices knows. Nothing is priced by default."""
 
     input: Dollars
+    """Tokens of the prompt."""
     output: Dollars
+    """Tokens of the answer."""
     cache_read: Dollars | None = None
+    """Tokens that are read from a prompt cache; the price of input when left out."""
     cache_write: Dollars | None = None
+    """Tokens that are written to a prompt cache; the price of input when left out."""
     per_call: Dollars = Decimal(0)
+    """What each call costs besides, in US dollars."""
 
 
 class LimitedSettings(SamplingSettings):
@@ -102,7 +114,12 @@ class LimitedSettings(SamplingSettings):
     """
 
     rpm: Rate | None = None
+    """Requests a minute; learned when left out."""
     tpm: Rate | None = None
+    """Tokens a minute, of prompts and answers; learned when left out."""
     price: PriceSettings | None = None
+    """A price that goes before the one that is known."""
     fallback_endpoint: str | None = None
+    """The endpoint that gets the rows which are refused for good."""
     fallback_model: str | None = None
+    """The model that gets them, by the name that its endpoint knows."""

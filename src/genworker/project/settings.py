@@ -62,29 +62,43 @@ class ModelSettings(LimitedSettings):
     """One model of the catalogue, or one that only the configuration knows."""
 
     endpoint: str | None = None
+    """The endpoint that serves this model; `default_endpoint` when left out."""
     model: str | None = None
+    """The name that the endpoint knows, where the catalogue has another one."""
     stages: dict[Stage, SamplingSettings] = Field(default_factory=dict)
+    """What is set for one stage only."""
 
 
 class RetrySettings(Section):
     """How often a call is tried again, by what went wrong, and how long the pauses are."""
 
     transport: Annotated[int, NotBoolean, Field(ge=0, le=100)] = 5
+    """Times that a call is tried again after an outage or a timeout."""
     rate_limit: Annotated[int, NotBoolean, Field(ge=0, le=1000)] | None = None
+    """Times after "too many requests"; when left out, `max_wait_s` alone decides."""
     content: Annotated[int, NotBoolean, Field(ge=0, le=20)] = 2
+    """Times after an answer that cannot be read; each may be billed."""
     base_s: Seconds = 1.0
+    """The first pause; it doubles from try to try, with jitter."""
     cap_s: Seconds = 60.0
+    """The longest pause that genworker chooses; an endpoint's hint is obeyed as it is."""
     max_wait_s: Annotated[float, NotBoolean, Field(ge=0, le=31_536_000)] = 600.0
+    """A lane that is told to wait longer, or is refused for longer, is stopped."""
     breaker_calls: Annotated[int, NotBoolean, Field(ge=2, le=10_000)] = 20
+    """When so many calls in a row fail, a lane is only probed."""
     outage_s: Annotated[float, NotBoolean, Field(ge=0, le=31_536_000)] = 90.0
+    """A lane that is only probed is stopped after so long."""
 
 
 class CapSettings(Section):
     """Hard caps over a cohort and all its restarts."""
 
     cost_usd: Dollars | None = None
+    """US dollars, at most."""
     calls: Annotated[int, NotBoolean, Field(ge=0)] | None = None
+    """Calls, at most."""
     tokens: Annotated[int, NotBoolean, Field(ge=0)] | None = None
+    """Tokens of prompts and answers, at most."""
 
 
 AnySection = typing.TypeVar("AnySection", bound=BaseModel)
@@ -101,17 +115,27 @@ class Settings(BaseSettings):
     )
 
     data_root: Path = Path("data")
+    """The directory that holds catalogue, cohorts and generations."""
     default_endpoint: str | None = None
+    """The endpoint of every model that names none."""
     max_concurrency: Positive = 1024
+    """Calls in flight over all endpoints, at most."""
     drain_timeout_s: Seconds = 25.0
+    """After the first Ctrl-C: how long answers in flight are waited for."""
     group_permissions: bool = False
+    """Let the group read and write the store (0770, 0660) instead of you alone."""
     on_end: Annotated[list[str], Field(max_length=100)] = Field(default_factory=list)
     """A command with its arguments, run when a run has ended; it gets the summary as JSON on its input."""
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict)
+    """Servers that answer, by name."""
     models: dict[str, ModelSettings] = Field(default_factory=dict)
+    """What is set for models, by their ids of the catalogue."""
     stages: dict[Stage, StageSettings] = Field(default_factory=dict)
+    """What is set for stages."""
     retries: RetrySettings = Field(default_factory=RetrySettings)
+    """How often a call is tried again."""
     caps: CapSettings = Field(default_factory=CapSettings)
+    """Hard caps over a cohort and all its runs."""
 
     @classmethod
     def settings_customise_sources(
