@@ -175,6 +175,31 @@ class Paths:
         """``ratings``: what people think of texts, a directory per rater."""
         return self.data_root / "ratings"
 
+    # The older project's names, where they mean the same
+
+    @property
+    def raw_dir(self) -> Path:
+        """The older name of `catalog_dir`."""
+        return self.catalog_dir
+
+    @property
+    def llm_models_csv(self) -> Path:
+        """The older name of `models_csv`."""
+        return self.models_csv
+
+    def stage_templates_csv(self, stage: Stage | str) -> Path:
+        """The older name of `templates_csv`."""
+        return self.templates_csv(stage)
+
+    @property
+    def selected_combo_mappings_csv(self) -> Path:
+        """The older name of `selected_combos_csv`."""
+        return self.selected_combos_csv
+
+    def aggregated_scores_csv(self, cohort_id: str) -> Path:
+        """The scores of one cohort, as ``genworker report`` writes them."""
+        return self.cohort_reports_dir(cohort_id) / "aggregated_scores.csv"
+
     # What genworker keeps for itself
 
     @property
@@ -245,6 +270,11 @@ class Paths:
         """Lines of a dead run's log that could not be read: perhaps the only copy of a text."""
         return self.private_dir / "aside" / "answers"
 
+    @property
+    def aside_root(self) -> Path:
+        """What was replaced, removed or broken; a directory a stage, and one for cohorts."""
+        return self.private_dir / "aside"
+
     def aside_dir(self, stage: Stage | str, gen_id: str) -> Path:
         """Where earlier versions of a generation are kept when a forced run replaces it."""
-        return self.private_dir / "aside" / Stage(stage).value / gen_id
+        return self.aside_root / Stage(stage).value / gen_id

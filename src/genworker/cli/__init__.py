@@ -10,16 +10,19 @@ import typer
 
 from genworker import signals
 from genworker.cli import (
+    aside,
     cohort,
     export,
     init,
     plan,
+    remove,
     reparse,
     report,
     retry,
     run,
     show,
     status,
+    top,
     verify,
     view,
 )
@@ -27,17 +30,20 @@ from genworker.cli.app import app
 
 __all__ = [
     "app",
+    "aside",
     "cohort",
     "export",
     "init",
     "main",
     "plan",
+    "remove",
     "reparse",
     "report",
     "retry",
     "run",
     "show",
     "status",
+    "top",
     "verify",
     "view",
 ]

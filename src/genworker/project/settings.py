@@ -126,6 +126,8 @@ class Settings(BaseSettings):
     """Let the group read and write the store (0770, 0660) instead of you alone."""
     on_end: Annotated[list[str], Field(max_length=100)] = Field(default_factory=list)
     """A command with its arguments, run when a run has ended; it gets the summary as JSON on its input."""
+    raw_copies: bool | list[Stage] = False
+    """Also write each raw output to ``3_generation/<stage>_raw/<gen_id>.txt``: true, or a list of stages."""
     endpoints: dict[str, AnyEndpoint] = Field(default_factory=dict)
     """Servers that answer, by name."""
     models: dict[str, ModelSettings] = Field(default_factory=dict)
@@ -136,6 +138,13 @@ class Settings(BaseSettings):
     """How often a call is tried again."""
     caps: CapSettings = Field(default_factory=CapSettings)
     """Hard caps over a cohort and all its runs."""
+
+    @property
+    def stages_copied(self) -> frozenset[Stage]:
+        """The stages whose raw outputs are copied beside the store."""
+        return frozenset(
+            (Stage if self.raw_copies else ()) if isinstance(self.raw_copies, bool) else self.raw_copies
+        )
 
     @classmethod
     def settings_customise_sources(

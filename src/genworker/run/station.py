@@ -26,9 +26,11 @@ from genworker.run.requests import CohortWork
 from genworker.run.routes import endpoint_specs, retry_policy
 from genworker.run.runner import Runner
 from genworker.store.catalog import TemplateFiles
+from genworker.store.cohorts import Modes
 from genworker.store.disk import filesystem_warning, free_descriptors
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import Listener, RunJournal
+from genworker.store.raw_copies import RawCopies
 
 
 class Activity(Protocol):
@@ -144,6 +146,10 @@ class Station:
         self.store = await self._stack.enter_async_context(
             FilesystemStore(paths, self.run_id, group_permissions=group)
         )
+        if copied := self.project.loaded.settings.stages_copied:
+            modes = Modes.of(group_permissions=group)
+            self.store.raw_copies = RawCopies(paths, copied, modes.file, modes.directory)
+            self._stack.callback(self.store.raw_copies.close)
         self.journal = RunJournal(paths, self.run_id, self._listeners, group_permissions=group)
         self._stack.callback(self.journal.close)
         self.journal.record(

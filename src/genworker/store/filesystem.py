@@ -48,6 +48,7 @@ from genworker.store.durable import (
 )
 from genworker.store.index import NOT_KNOWN
 from genworker.store.lock import Claims, FileLock, holder_facts
+from genworker.store.raw_copies import RawCopies
 from genworker.store.reading import read_generation
 from genworker.store.sweep import PROBE_SUFFIX, STAGING_PREFIX, is_remnant, is_same_answer, locked_runs
 
@@ -86,6 +87,9 @@ class FilesystemStore:
         group_permissions: let the group read and write what is made (0770 and 0660, within the umask),
             instead of the owner alone.
 
+    Attributes:
+        raw_copies: writes copies of what was committed, where the user wants them; ``None``: nobody does.
+
     Raises:
         StoreError: the data root cannot be written, or a directory is a symbolic link.
     """
@@ -109,6 +113,7 @@ class FilesystemStore:
         self._runs_stamp = 0
         self._other_runs: set[str] = set()
         self._can_sync_filesystem = syncs_report_errors()
+        self.raw_copies: RawCopies | None = None
         self._claims: Claims | None = None
         self._log: AnswerLog | None = None
         self._logged: dict[tuple[Stage, str], int] = {}
@@ -289,6 +294,8 @@ class FilesystemStore:
                 segment = self._logged.pop(key, None)
                 if segment is not None:
                     self._log.settled(segment)
+                if self.raw_copies is not None:
+                    self.raw_copies.take(answer.stage, answer.gen_id, answer.raw_text)
 
     def _commit_groups(self) -> None:
         """The committer's thread: stage what has arrived, sync once, rename each, sync the directories."""
