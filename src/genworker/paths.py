@@ -208,6 +208,11 @@ class Paths:
         return self.data_root / ".genworker"
 
     @property
+    def format_path(self) -> Path:
+        """Says which format all of this has."""
+        return self.private_dir / "format"
+
+    @property
     def runs_dir(self) -> Path:
         """Run journals and the lock of each living run."""
         return self.private_dir / "runs"

@@ -19,6 +19,7 @@ from genworker.project.plugins import load_parser_plugins
 from genworker.project.settings import LoadedSettings, load_settings
 from genworker.store.catalog import load_membership, load_membership_as_it_stands, read_catalog
 from genworker.store.cohorts import read_adopted
+from genworker.store.format import refuse_newer
 from genworker.store.index import StoreIndex
 from genworker.store.reading import read_generation
 
@@ -73,9 +74,11 @@ def open_project(config: Path | None = None, data_root: Path | None = None) -> P
 
     Raises:
         ConfigError: the settings are wrong. Faults of the catalogue and of parsers are only collected.
+        StoreError: the data root was written by a newer genworker.
     """
     loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
     paths = Paths.from_str(loaded.settings.data_root)
+    refuse_newer(paths)
     plugin_faults = load_parser_plugins()
     catalog, faults = read_catalog(paths)
     return Project(loaded, paths, catalog, (*plugin_faults, *faults))

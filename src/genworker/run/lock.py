@@ -18,6 +18,7 @@ from genworker.core.selection import StaticShard
 from genworker.errors import LockedError
 from genworker.project.open import Project
 from genworker.store.durable import cannot_write, make_directories, refuse_links
+from genworker.store.format import mark_format
 from genworker.store.journal import Listener
 from genworker.store.lock import FileLock, IfLocked, describe_holder, holder_facts, how_to_stop
 
@@ -71,6 +72,7 @@ class CohortLock:
 
     def __enter__(self) -> None:
         refuse_links(self._paths)
+        mark_format(self._paths, group_permissions=self._dir_mode == 0o770)
         try:
             make_directories(self._path.parent, self._dir_mode)
         except OSError as error:

@@ -23,10 +23,10 @@ from typing import Any, TextIO
 from genworker.cohorts.adopt import Listed
 from genworker.cohorts.curated import read_ids
 from genworker.cohorts.growth import FileRows, Growth
-from genworker.cohorts.manifest import Adopted, Earlier
+from genworker.cohorts.manifest import FORMAT, Adopted, Earlier
 from genworker.cohorts.spec import PairTable, Specification
 from genworker.core.catalog import Combo
-from genworker.core.facts import Facts
+from genworker.core.facts import Facts, whole
 from genworker.core.generation import file_digest
 from genworker.core.ids import id_fault
 from genworker.core.membership import MembershipRow
@@ -162,10 +162,25 @@ def read_facts(paths: Paths, stage: Stage, gen_id: str) -> Facts | str:
     return generation.facts
 
 
+def refuse_newer_manifest(record: object, where: str) -> None:
+    """A newer genworker's manifest would be overwritten by one that says less.
+
+    Raises:
+        MembershipError: it is newer.
+    """
+    number = whole(record.get("format")) if isinstance(record, dict) else None
+    if number is not None and number > FORMAT:
+        what = f"is of format {number}, written by a newer genworker; this one knows format {FORMAT}"
+        fix = "build with that version or a newer one, or move the file away to have it written anew"
+        raise MembershipError([Fault(what, where=where, fix=fix)], title="nothing was written")
+
+
 def read_earlier(paths: Paths, cohort_id: str) -> Earlier:
     """What the manifest of an earlier build says; nothing where there is none, or it cannot be read."""
     try:
-        return Earlier.from_json(json.loads(paths.cohort_manifest_json(cohort_id).read_bytes()))
+        record = json.loads(paths.cohort_manifest_json(cohort_id).read_bytes())
+        refuse_newer_manifest(record, str(paths.cohort_manifest_json(cohort_id)))
+        return Earlier.from_json(record)
     except (OSError, ValueError, RecursionError):
         return Earlier()
 

@@ -46,6 +46,7 @@ from genworker.store.durable import (
     refuse_links,
     sync_directory_tree,
 )
+from genworker.store.format import mark_format
 from genworker.store.index import NOT_KNOWN
 from genworker.store.lock import Claims, FileLock, holder_facts
 from genworker.store.raw_copies import RawCopies
@@ -137,6 +138,7 @@ class FilesystemStore:
         """Make the directories, lock the run, and try one rename from staging into place."""
         paths = self.paths
         refuse_links(paths)
+        mark_format(paths, group_permissions=self._dir_mode == 0o770)
         try:
             for directory in (paths.runs_dir, paths.cohort_lock_path("x").parent):
                 make_directories(directory, self._dir_mode)
