@@ -130,10 +130,10 @@ class GenerationStore(Protocol):
         """Give a claim back."""
 
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
-        """The generation that stands there, good or failed; ``None`` when there is no answer.
+        """The generation in the store, good or failed; ``None`` when there is no answer.
 
         Raises:
-            StoreError: what stands there cannot be read.
+            StoreError: a file of it cannot be read.
         """
         ...
 
@@ -148,11 +148,11 @@ class GenerationStore(Protocol):
     async def commit(self, answer: Answer, *, replace: bool = False) -> Generation:
         """Judge an answer, write it and put it in its place, whole or not at all.
 
-        The raw text is on disk before it is parsed. What stands there already stays, unless `replace`:
-        then it is kept aside. Cancelling the caller does not undo a commit.
+        The raw text is on disk before it is parsed. A generation that is there already stays, unless
+        `replace` is true: then it is kept aside. Cancelling the caller does not undo a commit.
 
         Returns:
-            What stands in the store now: this answer, or another worker's that was there first.
+            The generation that is in the store now: this answer, or another worker's that was there first.
 
         Raises:
             StoreError: the disk refused; nothing is left in place, and the caller still has the answer.

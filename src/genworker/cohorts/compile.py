@@ -55,7 +55,7 @@ def compile_rows(axes: Axes, cohort_id: str, given: Given | None = None) -> Iter
     """The rows of a cohort, parents before their children.
 
     Args:
-        given: stands in place of the stages that it holds.
+        given: rows of some stages that are taken as they are, instead of compiled ones.
     """
     lineages = Lineages(axes)
     parents: list[_Made] = []

@@ -48,7 +48,7 @@ _SHOWN_VALUES = 5
 
 @dataclass(frozen=True, slots=True)
 class PairTable:
-    """A CSV file beside the specification.
+    """A CSV file in the directory of the specification.
 
     Attributes:
         records: (line number from 1, cells), without the header.
@@ -69,7 +69,7 @@ class Specification:
     Attributes:
         document: what the TOML parser made of it.
         where: its name, for messages.
-        read_table: reads a CSV file beside it by its plain name.
+        read_table: reads a CSV file of the same directory by its plain name.
     """
 
     document: Mapping[str, Any]

@@ -57,7 +57,7 @@ class Caps:
         return self.usd is not None or self.calls is not None or self.tokens is not None
 
     def room(self, charge: Charge) -> bool:
-        """Whether so much is within the caps."""
+        """Whether this sum is within the caps."""
         return (
             (self.usd is None or charge.usd <= self.usd)
             and (self.calls is None or charge.calls <= self.calls)
@@ -165,7 +165,7 @@ class Price:
         return total / MILLION + self.per_call
 
     def at_most(self, input_tokens: int, output_tokens: int) -> Decimal:
-        """US dollars that a call of at most so many tokens can cost, whatever a cache does."""
+        """US dollars that a call with these numbers of tokens can cost at most, whatever a cache does."""
         dearest = max(
             tariff.highest(input_tokens)
             for tariff in (self.input, self.cache_read, self.cache_write)

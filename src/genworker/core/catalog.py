@@ -23,7 +23,7 @@ class TemplateEntry:
     Attributes:
         parser: the parser's name; ``None`` means identity.
         generator: ``copy`` hands the parent's parsed text on, and needs no template file.
-        line: where it stands in its register, from 1.
+        line: its line in its register, from 1.
         min_lines, min_chars: the least that an answer must have; ``None`` leaves that to the settings.
     """
 
@@ -115,7 +115,7 @@ class Catalog:
 
 
 MAX_GUESSES = 300_000
-"""Combos tried when a membership names some that no file registers."""
+"""Most combos that are tried when a membership names some that no file registers."""
 
 
 def guess_combos(wanted: Iterable[str], concepts: Sequence[Concept]) -> dict[str, Combo]:

@@ -24,7 +24,7 @@ class FinishReason(StrEnum):
     NO_ANSWER = "no_answer"
     """The model does not answer but paused, or asked for a tool. Never an answer."""
     TOOLS = "tools"
-    """The model asked for a tool, and wrote a text beside it."""
+    """The model asked for a tool, and wrote a text as well."""
     OTHER = "other"
     """The endpoint did not say, or in a word that nobody knows."""
 

@@ -34,7 +34,7 @@ class FailureKind(StrEnum):
 
 
 JUDGED_BY_PARSER = frozenset({FailureKind.UNPARSEABLE, FailureKind.TOO_SHORT})
-"""Failures that another parser, or another demand, may see otherwise without a call."""
+"""Failures that another parser, or another least size, may turn into a success without a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Generation:
     Attributes:
         prompt_text: the prompt that was sent; ``None`` when the file is absent.
         raw_text: the model's whole output, ``""`` when the file is absent.
-        parsed_text: what downstream stages consume; ``None`` when the answer was no good.
+        parsed_text: what downstream stages consume; ``None`` when the answer was not usable.
         metadata: lineage and provenance, as the file has them; empty when it is absent. See `facts`.
         beside: the further metadata files that another tool has put there.
         has_metadata: whether there is a metadata file at all.

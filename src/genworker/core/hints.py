@@ -15,8 +15,8 @@ _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
 def retry_after_s(headers: Mapping[str, str], now_epoch_s: float) -> float | None:
     """Seconds that an endpoint asks to wait; ``None`` when it does not say.
 
-    In order: ``retry-after-ms``; ``retry-after`` as seconds or an HTTP date; else the latest of the
-    reset times that the rate-limit headers announce. Neither capped nor floored.
+    The first of these that is there counts: ``retry-after-ms``; ``retry-after`` as seconds or an HTTP date;
+    the latest of the reset times that the rate-limit headers announce. The caller sets bounds.
 
     Args:
         headers: with lower-case names.
@@ -104,7 +104,7 @@ _ANNOUNCEMENTS = (
 LONGEST_WINDOW_S = 120.0
 """An allowance that fills again only after longer is not one per minute; it shows in refusals instead."""
 FEW_CALLS = 2.0
-"""An allowance that so few calls have emptied is a small one, and not used up by somebody else."""
+"""An allowance of at most this many calls that is empty is a small one; nobody else has used it up."""
 
 
 def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[Quota, ...]:

@@ -45,7 +45,7 @@ BASELINE_ANSWERS = 96
 SLOW_HOLD, SLOW_CUT, SLOW_AIM = 1.25, 1.5, 1.25
 """Latency over baseline: growth stops, the limit is cut, and where a cut aims."""
 DOUBT_ROUNDS = 8
-"""After so many rounds without growth a smaller limit is tried: is the slowness ours at all?"""
+"""Rounds without growth after which a smaller limit is tried: that shows whether the slowness is ours."""
 DOUBT_CUT = 0.7
 HOLD_ERRORS, CUT_ERRORS = 1.5, 2.5
 """Standard errors of the medians by which a latency must exceed those, so that chance does not cut."""

@@ -30,7 +30,7 @@ MAX_FAULTS = 1000
 
 _STAGES = {stage.value: stage for stage in STAGES}
 _UNLINKED = -2
-"""In the place of a parent's number, until every row has been read."""
+"""Used for a parent's row number until every row has been read."""
 
 
 def is_older_header(names: Sequence[str]) -> bool:

@@ -172,7 +172,7 @@ _PLAIN_NOTES = {"0", "1", "9", "10"}
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What stands where a score is expected.
+    """The text at a point where a score is expected.
 
     Attributes:
         text: the place, for messages.
@@ -204,7 +204,7 @@ def _without_marks(line: str) -> str:
 
 
 def _scores_in(line: str, below: str = "") -> Iterator[_Found]:
-    """What stands where a score does, in order of place.
+    """Everything in the lines that looks like a score, from the first line to the last.
 
     Args:
         line: a line without marks.
@@ -469,7 +469,8 @@ def get_parser(stage: Stage, name: str | None) -> Parser:
     ``regex:<pattern>`` and ``json:<path>``. The parser sees an answer without the thinking before it.
 
     Raises:
-        LookupError: there is none of that name, with the names that there are; or the pattern is no good.
+        LookupError: there is no parser of that name (the message lists those that exist), or its pattern is
+            not valid.
     """
     if stage.is_scored:
         for prefix, make in _PREFIXES.items():

@@ -13,12 +13,12 @@ from genworker.core.stages import STAGES, Stage
 
 
 class RowState(IntEnum):
-    """Where one row stands, before a run and after it."""
+    """The state of one row, before a run and after it."""
 
     MISSING = 0
     DONE = 1
     FAILED = 2
-    """An answer is in the store and is no good; `run` leaves it, `retry` asks again."""
+    """An answer is in the store and is not usable; `run` leaves it, `retry` asks again."""
     BLOCKED = 3
     """An ancestor is failed or blocked."""
     UNPARSED = 4
@@ -124,7 +124,7 @@ def make_plan(
 
 
 def _block(plan: Plan, holdings: Holdings) -> None:
-    """Block what cannot be made: descendants of failed rows. A child may stand before its parent."""
+    """Block what cannot be made: descendants of failed rows. The file may name a child before its parent."""
     rows, states, parents = plan.membership.rows, plan.states, plan.membership.parents
     orphans = [index for index, parent in enumerate(parents) if parent < 0 and rows[index].parent_gen_id]
     if not plan.failures and not orphans:

@@ -31,7 +31,7 @@ class Frame:
 
 
 def frame(template: PromptTemplate) -> Frame | None:
-    """Find it by rendering a mark; ``None`` where the template does not show it as it is."""
+    """A template's frame, found by rendering a mark; ``None`` where the mark does not come out unchanged."""
     is_root = template.stage.is_root
     values = draft_values([(_MARK, _MARK)]) if is_root else child_values(template.stage, _MARK)
     try:

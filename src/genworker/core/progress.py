@@ -19,7 +19,7 @@ class StageProgress:
     """One stage: `planned` is every row of it in the cohort; the others are parts of that.
 
     Attributes:
-        kinds: answers of this cohort that are kept and are no good, by kind.
+        kinds: answers of this cohort that are kept though they are not usable, by kind of failure.
         errors: rows whose calls failed for good, without an answer.
     """
 

@@ -22,11 +22,11 @@ MAX_RANGE_TOTAL = 100_000
 """Numbers that all `range` calls of one rendering may yield together."""
 
 TRIAL_TEXT = "A paragraph of text, as a model may write it.\n" * 50
-"""Stands for a parent's text when a template is tried before anything is paid for."""
+"""The parent's text when a template is tried before anything is paid for."""
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """No attribute of Python reachable, no value changed, no huge string from a small expression."""
+    """Refuses Python's attributes, changes of values, and small expressions that make huge strings."""
 
     intercepted_binops = frozenset({"*", "**"})
 

@@ -15,7 +15,7 @@ SHARE = 0.98
 CATCH_UP_S = 0.005
 """How much of its time a late start may regain: timers are late, but some servers take no two at once."""
 RAMP_PER_S, RAMP_DOUBLES_S, RAMP_END_PER_S = 100.0, 0.125, 5000.0
-"""An unknown lane starts so many calls a second, doubling, until there is nothing to spread."""
+"""Calls per second at which a lane without a known rate begins; doubled until calls need not be spread."""
 HOLD_S, HOLD_MAX_S = 1.0, 15.0
 HOLD_PAUSES, HOLD_MAX_PAUSES = 1.5, 6.0
 """How long a learned rate is kept before more is tried, in pauses that a refusal costs; it doubles while
@@ -90,7 +90,8 @@ class StartRate:
 
     Args:
         ceiling_per_s: a configured limit, calls per second; ``None`` without one.
-        crowd: lanes of its endpoint: where they share a limit, each of them tries for more more seldom.
+        crowd: lanes of its endpoint; the more there are, the more rarely each one tries a higher rate,
+            since they may have a limit in common.
     """
 
     __slots__ = (
@@ -227,7 +228,7 @@ class StartRate:
         self._clock_s = 0.0
 
     def _found(self, taken: int, since_s: float, pause_s: float) -> float:
-        """What a refusal tells: so many calls were taken since the one before it."""
+        """The rate that a refusal shows: calls taken since the refusal before it, over the time between."""
         held = self._learned
         if held is None:
             # The allowance was full at the start. It fills again in the pause that was asked for, perhaps.

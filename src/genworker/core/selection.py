@@ -14,7 +14,7 @@ from genworker.core.stages import Stage
 
 @dataclass(frozen=True, slots=True)
 class StaticShard:
-    """One of several runs that make one cohort beside each other and know nothing of each other.
+    """One of several runs that make one cohort at the same time and know nothing of each other.
 
     Attributes:
         number: from 1 to `of`.
@@ -67,7 +67,7 @@ def select(
     Args:
         stages: only these stages; ``None`` for all.
         only: gen_ids; their missing ancestors are chosen along with them.
-        limit: at most so many calls, whole lineages first, in the membership's order.
+        limit: the most calls that the chosen rows may cost; whole lineages first, in the membership's order.
         shard: only its lineages.
         is_free: whether a row costs no call (a copy); such rows do not count against `limit`.
 

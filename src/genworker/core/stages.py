@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """One step of a lineage; its value is the word that stands in files and paths."""
+    """One step of a lineage; its value is the word in files and paths."""
 
     DRAFT = "draft"
     ESSAY = "essay"
@@ -59,7 +59,7 @@ class Stage(StrEnum):
 
     @property
     def usual_answer_tokens(self) -> int:
-        """Tokens of an answer where nothing is known: for estimates before the first call."""
+        """Tokens that an answer is guessed to have before the first call of a cohort: for estimates only."""
         return _RULES[self].usual_answer_tokens
 
 

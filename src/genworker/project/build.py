@@ -493,7 +493,7 @@ def _counted(plan: CohortPlan, found: Survey, rows: Iterable[MembershipRow]) -> 
         if row.gen_id in names[stage] and index.is_done(stage, row.gen_id):
             found.in_store[stage] += 1
         elif row.gen_id in names[stage] and index.failure(stage, row.gen_id) is not None:
-            pass  # an answer that is no good: `retry` asks again, a run does not
+            pass  # an answer that is not usable: `retry` asks again, a run does not
         elif row.template_id in copies[stage]:
             found.copies[stage] += 1
         else:

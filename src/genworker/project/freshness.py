@@ -69,7 +69,7 @@ class Staleness:
 
 
 def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) -> Staleness | None:
-    """Look into each generation that the store holds, also into those that are no good.
+    """Look into each generation that the store holds, also into those that are not usable.
 
     Args:
         plan: the cohort as the store stands, without anything to be made again.

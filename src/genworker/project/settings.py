@@ -167,7 +167,7 @@ class LoadedSettings:
         origins: dotted key to ``flag``, ``environment``, ``.env`` or the file's name; a key that is not
             there has its default.
         config: the file that was read; ``None`` when there is none.
-        secrets: variables of ``.env``, for keys; the process environment goes before them.
+        secrets: variables of ``.env``, for keys; a variable of the process environment wins over them.
     """
 
     settings: Settings

@@ -84,7 +84,7 @@ class Outcome(StrEnum):
     UNPARSEABLE = "unparseable"
     """An answer without a readable score."""
     FAILED = "failed"
-    """An answer that is no good for another reason: cut off, filtered, empty, malformed."""
+    """An answer that is not usable for another reason: cut off, filtered, empty, malformed."""
     BLOCKED = "blocked"
     """Its essay or draft has failed."""
     MISSING = "missing"

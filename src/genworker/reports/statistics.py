@@ -11,7 +11,8 @@ from genworker.reports.distributions import t_quantile
 CLUSTERS = 3
 """Clusters under which a mean has no interval: two say next to nothing of how far others lie."""
 UNEVEN = 3
-"""Clusters whose sizes differ more than so many times: their means are averaged, not their values."""
+"""Where the largest cluster has more than this many times the values of the smallest, the means of the
+clusters are averaged, not their values."""
 
 
 def mean(values: Sequence[float]) -> float | None:

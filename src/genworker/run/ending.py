@@ -25,7 +25,7 @@ class Rows(NamedTuple):
 
 @dataclass(slots=True)
 class Ending:
-    """What became of a run's rows, beside its `Progress`.
+    """What became of a run's rows, in addition to the counts of its `Progress`.
 
     Attributes:
         left: selected rows that have no usable text at the end.

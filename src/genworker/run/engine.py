@@ -124,7 +124,7 @@ class Maker(Protocol):
         """Begin nothing more; also before `make`, which then begins nothing at all.
 
         Args:
-            timeout_s: after so many seconds calls that are still out are abandoned; ``None``: no limit.
+            timeout_s: seconds after which calls that are still out are abandoned; ``None``: no limit.
         """
 
     def abandon(self) -> None:

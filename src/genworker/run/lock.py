@@ -39,7 +39,7 @@ def cohort_lock(project: Project, cohort_id: str, run_id: str) -> AbstractContex
 
 
 class CohortLock:
-    """The one worker of a cohort, or a guest beside it.
+    """The lock of a cohort: held by its one worker; a guest works without it.
 
     Attributes:
         waited: another worker had it first.
@@ -100,7 +100,7 @@ class CohortLock:
             time.sleep(self.LOOK_EVERY_S)
 
     def _enter_shard(self, shard: StaticShard, facts: dict[str, Any]) -> None:
-        """Be the one worker of a shard, beside those of the others."""
+        """Take the lock of one shard; the other shards have workers of their own."""
         lock = FileLock(self._paths.shard_lock_path(self._cohort_id, shard.name), self._lock_mode)
         for other, what in ((self._lock, "cohort"), (lock, f"shard {shard.number}/{shard.of} of cohort")):
             if not other.acquire(facts, shared=other is self._lock):

@@ -38,7 +38,7 @@ class RunOptions:
 
     Attributes:
         redo: which rows that the store holds are made again; what they replace is kept aside.
-        caps: hard caps over the cohort and all its runs; each goes before the settings' own.
+        caps: hard caps over the cohort and all its runs; one that is given replaces that of the settings.
         max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
         answer_tokens: over every configured `max_tokens`.
         shard: make only its lineages, with its share of everything that is limited.

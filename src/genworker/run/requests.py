@@ -93,7 +93,7 @@ class CohortWork:
             text = parent_text or ""
             self._parents[row.parent_gen_id] = file_digest(text.encode("utf-8", "replace"))
             return template.render(child_values(row.stage, text))
-        # Replicates and models share a draft's prompt: it depends on combo and template alone.
+        # Replicates and models have one draft prompt in common: it depends on combo and template alone.
         key = (row.combo_id, row.template_id)
         prompt = self._drafts.get(key)
         if prompt is None:
@@ -254,7 +254,7 @@ class CohortWork:
 
 
 def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
-    """What a prompt's beginning depends on, beside its parent: drafts of one combo are asked alike."""
+    """What a prompt's beginning depends on besides its parent: all drafts of one combo have the same one."""
     return row.stage, row.template_id, row.combo_id if row.stage.is_root else ""
 
 

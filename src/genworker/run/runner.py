@@ -66,7 +66,7 @@ _GOES_ON = frozenset({JobState.READY, JobState.RUNNING, JobState.BACKING_OFF, Jo
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run ended, beside the scheduler's states.
+    """How a run ended, as far as the scheduler's states do not say it.
 
     Attributes:
         lost: answers that could not be stored, as (gen_id, reason).
@@ -176,7 +176,7 @@ class Runner:
         """Begin nothing more; let what is in flight arrive and be committed.
 
         Args:
-            timeout_s: after so many seconds calls that are still out are abandoned; ``None``: no limit.
+            timeout_s: seconds after which calls that are still out are abandoned; ``None``: no limit.
         """
         self._scheduler.drain()
         if timeout_s is not None and self._finished is not None and self._deadline is None:

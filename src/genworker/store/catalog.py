@@ -46,7 +46,7 @@ class _Table:
         *,
         about: str | None = None,
     ) -> None:
-        """Note a fault; one that is `about` an entry hinders those alone who use it."""
+        """Note a fault; one that is `about` an entry hinders only cohorts that use the entry."""
         concerns = (self.kind, about) if about is not None and self.kind else None
         where = str(self.path)
         self.faults.append(
@@ -376,7 +376,7 @@ def list_cohorts(paths: Paths) -> list[str]:
 
 
 class _Anything(frozenset[str]):
-    """Contains every string."""
+    """A container in which every string is found."""
 
     def __contains__(self, item: object) -> bool:
         return True

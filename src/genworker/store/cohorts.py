@@ -221,7 +221,7 @@ def read_listed(paths: Paths, cohort_id: str) -> tuple[tuple[str, ...], list[Lis
 
 
 def read_file_rows(paths: Paths, cohort_id: str) -> FileRows:
-    """The rows that the cohort has, as they stand; none when it has no membership yet.
+    """The rows of the cohort's file, each with its text; none when it has no membership yet.
 
     Raises:
         MembershipError: the file cannot be understood, so a build must not replace it.
@@ -373,7 +373,7 @@ def write_membership(
     growth: Growth,
     columns: Sequence[str],
 ) -> None:
-    """Write rows in their order: those of the file as they stand there, the others anew.
+    """Write rows in their order. A row that the file has is copied as its text is; others are written anew.
 
     Args:
         columns: `file.columns`, in the order of which new rows are written; a column that genworker does
@@ -401,7 +401,7 @@ def write_membership(
 
 
 def append_combos(paths: Paths, combos: Iterable[Combo], modes: Modes) -> int:
-    """Add the combos that ``combo_mappings.csv`` does not have; what stands there stays.
+    """Add the combos that ``combo_mappings.csv`` does not have; its rows stay as they are.
 
     The file is written anew as a whole, so that a full disk cannot leave half a row behind.
 

@@ -13,11 +13,11 @@ BLOCKS_PER_GENERATION = 5
 """Four small files and a directory, a block each: what one generation takes at the very least."""
 ENTRIES_PER_GENERATION = 5
 COMFORTABLE_FACTOR = 4
-"""Texts are longer than a block: below so many times the least need, a run is warned."""
+"""A run is warned below this many times the least room that it needs: texts are longer than a block."""
 _BLOCK_BYTES = 4096
 
 DESCRIPTORS_BESIDES = 24
-"""Open files that a run may need beside its connections: the log, the locks, a commit, name look-ups."""
+"""Open files that a run may need besides its connections: the log, the locks, a commit, name look-ups."""
 
 _WARNINGS = {
     "tmpfs": "tmpfs lives in memory: everything is lost when the machine goes down",
@@ -40,7 +40,7 @@ def existing_parent(path: Path) -> Path:
 
 
 def check_room(data_root: Path, generations: int) -> str | None:
-    """Compare the free room with the least that so many generations take.
+    """Compare the free room with the least that a number of generations takes.
 
     Returns:
         A warning when it is enough for the least, but not by far; else ``None``.

@@ -206,7 +206,7 @@ def read_made(paths: Paths, accounts: Collection[RunAccount]) -> Iterator[tuple[
                 found = [(Stage(stage), list(map(str, names))) for stage, names in made.items()]
             except (orjson.JSONDecodeError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-            del wanted[run_id]  # should a run stand there twice, it is the same
+            del wanted[run_id]  # a run that is listed twice has the same sums both times
             for stage, names in found:
                 yield run_id, stage, names
 

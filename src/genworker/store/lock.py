@@ -104,7 +104,7 @@ class FileLock:
         """Take the lock and write `facts` into the file; ``False`` when another process has it.
 
         Args:
-            shared: beside others that take it so, and only against those that want it for themselves.
+            shared: several processes may hold it so at once; none of them while one holds it alone.
 
         Raises:
             StoreError: the file cannot be made or locked.

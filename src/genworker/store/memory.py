@@ -14,7 +14,7 @@ class MemoryStore:
         shared: another worker's store, to hold the same generations and claims as it does.
 
     Attributes:
-        generations: what stands in place, by stage and gen_id.
+        generations: what the store holds, by stage and gen_id.
         aside: what was replaced or came second, in order.
         refuses: raised by every commit while it is set, as by a full disk.
     """
@@ -43,7 +43,7 @@ class MemoryStore:
             del self._claims[stage, gen_id]
 
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
-        """What stands there, good or failed."""
+        """The generation in the store, good or failed."""
         return self.generations.get((stage, gen_id))
 
     async def load_parsed(self, stage: Stage, gen_id: str) -> str:

@@ -81,7 +81,7 @@ class StoreReader:
         )
 
     def stands(self, stage: Stage, gen_id: str) -> bool:
-        """As `is_done`, looked up now and without a listing: for who asks about few, or must not hold all."""
+        """As `is_done`, but looked up now and without a listing: for a few generations, or in flat memory."""
         return is_done_directory(f"{self._directories[stage]}/{gen_id}")
 
     def facts(self, stage: Stage, gen_id: str) -> Facts:

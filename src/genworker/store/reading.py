@@ -32,11 +32,11 @@ MAX_FILE_BYTES = 256_000_000
 """Largest file of a generation that is read: what genworker writes is far below it."""
 
 MAX_METADATA_BYTES = 16_000_000
-"""Most of a small file that `read_bytes` reads."""
+"""Most bytes that `read_bytes` reads of a file."""
 
 _BLOCK_BYTES = 16_384
 _OWN_AND_WHOLE = b'\n  "truncated": false,\n  "failure": null,\n  "files": {\n'
-"""Stands in every ``metadata.json`` of an answer that genworker wrote and that is good, and in no string."""
+"""In every ``metadata.json`` that genworker wrote for a usable answer; no string value can contain it."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -122,7 +122,7 @@ def facts_in(directory: str, stage: Stage) -> Facts:
 
 
 def is_done_directory(directory: str) -> bool:
-    """`Generation.is_done` of a directory, from as few system calls as can tell: there may be a million.
+    """`Generation.is_done` of a directory, with as few system calls as possible: there may be a million.
 
     What genworker itself wrote has a text only when it is done, so its own mark saves the look at the rest.
     """

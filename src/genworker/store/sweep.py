@@ -38,7 +38,7 @@ def is_remnant(generation: Generation) -> bool:
 
 
 def is_same_answer(answer: Answer, standing: Generation) -> bool:
-    """Whether what stands there is this very answer, committed by an earlier try."""
+    """Whether the generation in the store is this very answer, committed by an earlier try."""
     return (
         standing.raw_text == answer.raw_text
         # All of them: a text that was parsed again differs from the earlier one in its parser alone.
