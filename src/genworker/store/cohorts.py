@@ -168,7 +168,9 @@ def refuse_newer_manifest(record: object, where: str) -> None:
     Raises:
         MembershipError: it is newer.
     """
-    number = whole(record.get("format")) if isinstance(record, dict) else None
+    # Another tool's manifest has no such key, and is no obstacle.
+    is_ours = isinstance(record, dict) and "genworker_version" in record
+    number = whole(record.get("format")) if is_ours else None
     if number is not None and number > FORMAT:
         what = f"is of format {number}, written by a newer genworker; this one knows format {FORMAT}"
         fix = "build with that version or a newer one, or move the file away to have it written anew"
