@@ -77,6 +77,7 @@ price = {{ input = 1, output = 2 }}
 base_s = 0.01
 cap_s = 0.02
 max_wait_s = 0.6
+outage_s = 0.1
 """
 
 

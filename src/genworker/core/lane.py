@@ -30,6 +30,7 @@ class LaneSpec:
         rpm: requests per minute, where they are configured for this lane; else they are learned.
         batch: how it is asked in batches; ``None`` for a lane that is asked call by call.
         live: the lane that asks the same call by call; -1 for none.
+        is_unknown: nothing has confirmed its key and name: its first calls go out a few at a time.
     """
 
     endpoint: int
@@ -39,6 +40,7 @@ class LaneSpec:
     tpm: float | None = None
     batch: BatchSpec | None = None
     live: int = -1
+    is_unknown: bool = False
 
     def without_rates(self) -> LaneSpec:
         """The same lane where its rates are shared out by somebody else."""

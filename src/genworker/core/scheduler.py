@@ -23,6 +23,7 @@ from genworker.core.hints import Quantity
 from genworker.core.lane import Lane, LaneSpec
 from genworker.core.lease import Lease
 from genworker.core.rates import SHARE, Flow, TokenRate
+from genworker.core.trust import EQUAL_REFUSALS, LONGEST_PAUSE_S, Trust
 from genworker.core.waves import RENDERING, Close, Spool, Waves
 from genworker.errors import (
     MalformedAnswerError,
@@ -356,6 +357,7 @@ class Scheduler:
         ]
         for lane in self._lanes:
             self._endpoints[lane.spec.endpoint].lanes.append(lane)
+        self._trust = [Trust() for _ in self._lanes]
         self._free: deque[int] = deque()  # jobs without a lane that are ready
         self._ended: list[int] = []
         self.in_flight = 0
@@ -366,6 +368,7 @@ class Scheduler:
         self.reasons: dict[int, str] = {}
         self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, round of its lane)
         self._tries: dict[int, Tries] = {}
+        self._failed_s: dict[int, float] = {}  # when a job's last call met an outage
         self._reserved: dict[int, Charge] = {}
         self._dearest = NOTHING  # the worst case of the last call
         self._parked: dict[tuple[int, int], list[tuple[int, Charge]]] = {}  # by lane and stage
@@ -512,6 +515,8 @@ class Scheduler:
                 endpoint = self._endpoints[lane.spec.endpoint]
                 if lane.ready_at_s() > now_s or endpoint.ready_at_s() > now_s:
                     continue
+                if self._first_at_s(number, lane) > now_s:
+                    continue
                 if lease is not None and (
                     not lease.has_place(number, self.in_flight, lane.limit.in_flight, endpoint.in_flight)
                     or lease.ready_at_s(number) > now_s
@@ -525,12 +530,17 @@ class Scheduler:
                 stage = self._stages[job]
                 tokens = lane.guess(Quantity.TOKENS, stage)
                 endpoint.begin(tokens, now_s)
+                self._trust[number].begun(now_s)
                 if lease is not None:
                     lease.begin(number, tokens, now_s)
                 return self._begin(job, lane.begin(stage, now_s))
         if self._parked:
             self._look_at_caps()
         return None
+
+    def _first_at_s(self, number: int, lane: Lane) -> float:
+        """When another call may go out, as far as the lane's key and name are known to be good."""
+        return self._trust[number].ready_at_s(lane.limit.in_flight) if lane.spec.is_unknown else 0.0
 
     def _has_room(self, lane: Lane) -> bool:
         endpoint = self._endpoints[lane.spec.endpoint]
@@ -653,6 +663,7 @@ class Scheduler:
         for number, lane in enumerate(self._lanes):
             if lane.ready and lane.stopped is None and lane.has_room:
                 at_s = max(lane.ready_at_s(), self._endpoints[lane.spec.endpoint].ready_at_s())
+                at_s = max(at_s, self._first_at_s(number, lane))
                 if self.lease is not None:
                     at_s = max(at_s, self.lease.ready_at_s(number))
                 if now_s < at_s < math.inf and (soonest is None or at_s < soonest):
@@ -751,6 +762,7 @@ class Scheduler:
             lane = self._lanes[number]
             self._leave(number)
             surplus = lane.answered(round_, self._stages[job], completion, now_s)
+            self._trust[number].answered(now_s)
             self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
             if self.lease is not None:
                 self.lease.settle(number, surplus)
@@ -840,6 +852,7 @@ class Scheduler:
         self, job: int, lane: Lane, round_: int, attempt: int, error: ProviderError, now_s: float
     ) -> Retry | GiveUp:
         only_fails = lane.out_of_order(round_, self._stages[job], now_s)
+        self._trust[self._lane_of[job]].failed(now_s)
         policy = self._retry
         hint = error.retry_after_s if isinstance(error, ProviderUnavailableError) else None
         if hint is not None:
@@ -860,6 +873,17 @@ class Scheduler:
         else:
             tries = tries._replace(transport=tries.transport + 1)
         self._tries[job] = tries
+        before_s = self._failed_s.get(job)
+        self._failed_s[job] = now_s
+        if (
+            tries.transport > policy.transport
+            and not isinstance(error, MalformedAnswerError)
+            and before_s is not None
+            and self._has_answered_nothing(lane, before_s, now_s)
+        ):
+            # Nothing at all is answered: that is no row's fault, and it may pass.
+            pause = min(LONGEST_PAUSE_S, policy.cap_s) * self._share(job, attempt)
+            return self._back_off(job, now_s + (hint if hint is not None else pause))
         if not retryable or tries.transport > policy.transport or tries.content > policy.content:
             reason = str(error) if attempt == 1 else f"{error} (after {attempt} tries)"
             self._fail(job, reason)
@@ -871,18 +895,40 @@ class Scheduler:
         )
         return self._back_off(job, now_s + pause)
 
+    def _has_answered_nothing(self, lane: Lane, since_s: float, now_s: float) -> bool:
+        """Whether the endpoint has answered nothing since then, and its lane has not failed for long."""
+        failing_since_s = self._trust[self._lanes.index(lane)].failing_since_s
+        if failing_since_s is None or now_s - failing_since_s >= self._retry.outage_s:
+            return False
+        return all(
+            trust.answered_s is None or trust.answered_s < since_s
+            for trust, other in zip(self._trust, self._lanes, strict=True)
+            if other.spec.endpoint == lane.spec.endpoint
+        )
+
     def _after_rejection(
         self, job: int, number: int, error: RequestRejectedError, now_s: float
     ) -> Retry | GiveUp:
-        lane = self._lanes[number]
+        lane, trust = self._lanes[number], self._trust[number]
         reason = str(error)
-        if error.scope is not Scope.ROW:
-            peers = [lane] if error.scope is Scope.LANE else self._endpoints[lane.spec.endpoint].lanes
-            return self._give_up_lane(job, lane, reason, peers)
-        lane.rejected += 1
-        if not lane.succeeded and lane.rejected >= self._retry.hopeless_calls:
-            reason = f"the first {lane.rejected} calls were all refused for good: {error}"
-            return self._give_up_lane(job, lane, reason)
+        if not error.about_input:
+            peers = [number]
+            if error.scope is Scope.ENDPOINT:
+                same = lane.spec.endpoint
+                peers = [other for other, peer in enumerate(self._lanes) if peer.spec.endpoint == same]
+            lately = any(self._trust[other].has_answered_lately(now_s) for other in peers)
+            equal = trust.refused(reason)
+            is_general = error.scope is not Scope.ROW and (error.is_sure or not lately)
+            # Of everything, as far as can be seen: nothing was answered in between.
+            many = equal >= EQUAL_REFUSALS and (error.scope is not Scope.ROW or not lane.succeeded)
+            if many and not is_general:
+                reason = f"{equal} calls in a row were refused alike: {reason}"
+            if is_general or many:
+                return self._give_up_lane(job, lane, reason, [self._lanes[other] for other in peers])
+            lane.rejected += 1
+            if not lane.succeeded and lane.rejected >= self._retry.hopeless_calls:
+                reason = f"the first {lane.rejected} calls were all refused for good: {error}"
+                return self._give_up_lane(job, lane, reason)
         if self._hand_over(job):
             return Retry(now_s, self._lanes[self._lane_of[job]].spec.name)
         self._fail(job, reason)
@@ -1220,6 +1266,7 @@ class Scheduler:
     def _end(self, job: int, event: JobEvent) -> None:
         self._move(job, event)
         self._tries.pop(job, None)
+        self._failed_s.pop(job, None)
         self._left_lanes.pop(job, None)
         self._ended.append(job)
         self._open -= 1
