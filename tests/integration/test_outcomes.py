@@ -70,6 +70,7 @@ default_endpoint = "test"
 [endpoints.test]
 kind = "{kind}"
 base_url = "{url}"
+max_concurrency = 1
 timeout_s = 0.5
 max_tokens = 1000
 price = {{ input = 1, output = 2 }}
@@ -77,7 +78,7 @@ price = {{ input = 1, output = 2 }}
 base_s = 0.01
 cap_s = 0.02
 max_wait_s = 0.6
-outage_s = 0.1
+outage_s = 0
 """
 
 
