@@ -42,7 +42,9 @@ from genworker.cli.plan import show_plan
 from genworker.cli.refresh import RefreshOption, redo_stale
 from genworker.cli.tables import table
 from genworker.cli.words import blocked_lines
+from genworker.core.generation import FailureKind
 from genworker.core.money import cap_text, money_text, uncertain_text
+from genworker.core.visible import visible
 from genworker.errors import Fault, UsageError
 from genworker.store.lock import IfLocked
 
@@ -263,6 +265,7 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
         )
     for name, reason in result.ending.stopped.items():
         lines.append(f"{name} was stopped: {reason}")
+    lines += _word_lines(progress)
     lines += _failure_lines(cohort, result)
     for gen_id, reason in result.ending.lost:
         lines.append(f"NOT STORED {gen_id}: {reason}")
@@ -312,6 +315,28 @@ def _cost_line(progress: Progress) -> str:
     return f"Cost {money_text(progress.own)}{earlier}. {tokens}."
 
 
+KEPT_FAILURES = (FailureKind.MALFORMED, FailureKind.EMPTY, FailureKind.CONTENT_FILTERED)
+"""Failures that `retry --failed` asks for again, beside those with a word of their own."""
+MOST_WORDS = 5
+"""Finish words that a summary names; an endpoint may send any."""
+
+
+def _word_lines(progress: Progress) -> list[str]:
+    """Answers that are kept as done although something about their end is odd."""
+    lines = []
+    for word, number in progress.odd_words.most_common(MOST_WORDS):
+        shown = visible(word, limit=60, one_line=True)
+        lines.append(f"{number} answers ended with {shown!r}, a word that nobody knows; they count as done.")
+    if len(progress.odd_words) > MOST_WORDS:
+        lines.append(f"… and with {len(progress.odd_words) - MOST_WORDS} other words; the metadata have them")
+    if progress.past_limit:
+        lines.append(
+            f"{progress.past_limit} answers sound whole and are as long as max_tokens allows: they may have "
+            "been cut off. Compare their ends, or raise max_tokens."
+        )
+    return lines
+
+
 def _failure_lines(cohort: str, result: RunResult) -> list[str]:
     ending = result.ending
     lines = []
@@ -328,6 +353,8 @@ def _failure_lines(cohort: str, result: RunResult) -> list[str]:
         lines.append(f"Ask again for unparseable answers: genworker retry {cohort} --unparseable")
     if any(stage.kinds.get(kind) for stage in stages for kind in stage.kinds if kind.value == "truncated"):
         lines.append(f"Raise max_tokens, then ask again: genworker retry {cohort} --truncated")
+    if any(stage.kinds.get(kind) for stage in stages for kind in KEPT_FAILURES):
+        lines.append(f"Ask again for answers that are kept but no good: genworker retry {cohort} --failed")
     if any(stage.errors for stage in stages):
         lines.append(f"Calls that failed are made again by: genworker run {cohort}")
     return lines

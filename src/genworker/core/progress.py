@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -76,6 +76,8 @@ class Progress:
         input_tokens: as far as the endpoints count them.
         earlier: what earlier runs of the cohort have cost.
         account: what this run costs; hears the journal's events.
+        odd_words: answers that ended with a word that nobody knows, by the word.
+        past_limit: answers that sound whole and have as many tokens as were allowed, or more.
     """
 
     stages: dict[Stage, StageProgress] = field(default_factory=lambda: {s: StageProgress() for s in STAGES})
@@ -92,6 +94,8 @@ class Progress:
     output_tokens: int = 0
     earlier: Money = field(default_factory=Money)
     account: Spending | None = None
+    odd_words: Counter[str] = field(default_factory=Counter)
+    past_limit: int = 0
     cap_usd: Decimal | None = None
     _arrivals: deque[float] = field(default_factory=deque)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from genworker.core.completion import Completion, CompletionRequest
+from genworker.core.completion import Completion, CompletionRequest, FinishReason
 from genworker.core.events import (
     Abandoned,
     AlreadyThere,
@@ -416,7 +416,7 @@ class Runner:
         self._scheduler.answered(job, completion, self._clock(), cost)
         for what in self._work.take_warnings():
             self._journal.record(Warned(what))
-        self._count(completion)
+        self._count(request, completion)
         asked = self._work.call_facts(job, request)
         came = AnswerFacts(
             response_model=completion.model,
@@ -451,10 +451,17 @@ class Runner:
         asyncio.get_running_loop().call_soon(self.pump)
         await self._commit(job, answer)
 
-    def _count(self, completion: Completion) -> None:
+    def _count(self, request: CompletionRequest, completion: Completion) -> None:
         self._progress.answered(self._clock())
         self._progress.input_tokens += completion.usage.input_tokens or 0
         self._progress.output_tokens += completion.usage.output_tokens or 0
+        if completion.is_odd_word and completion.finish_word is not None:
+            self._progress.odd_words[completion.finish_word] += 1
+        # Some gateways call a cut answer whole. Reasoning that is billed beside it is no sign of that.
+        usage, limit = completion.usage, request.sampling.max_tokens
+        written = (usage.output_tokens or 0) - (usage.reasoning_tokens or 0)
+        if completion.finish_reason is FinishReason.STOP and limit is not None and written >= limit:
+            self._progress.past_limit += 1
 
     async def _refused(
         self,
