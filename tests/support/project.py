@@ -191,6 +191,9 @@ class Project:
     def membership(self) -> Path:
         return self.paths.cohort_membership_csv(COHORT)
 
+    def membership_of(self, cohort: str) -> Path:
+        return self.paths.cohort_membership_csv(cohort)
+
     def configure(self, text: str) -> None:
         write(self.config, text)
 

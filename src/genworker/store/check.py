@@ -336,7 +336,7 @@ class Check:
         elif not generation.parsed_text and generation.failure is None:
             severity = None if OWN_MARK in generation.metadata else Severity.NOTE
             find(Kind.CONTRADICTION, "is empty, and metadata.json names no failure", PARSED_FILE, severity)
-        elif generation.parsed_text and generation.failure is not None:
+        elif generation.parsed_text and generation.metadata.get("failure") is not None:
             find(Kind.CONTRADICTION, "has a parsed text, and metadata.json names a failure")
         self._lineage(generation, find)
 

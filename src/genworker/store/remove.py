@@ -190,7 +190,7 @@ class Kept:
     """One directory that lies aside.
 
     Attributes:
-        kind: a stage, or ``cohorts``.
+        kind: a stage, ``cohorts``, or ``answers`` for lines of a dead run's log that could not be read.
         name: the gen_id, or the cohort's id.
         label: the run that put it there.
         size_bytes: of its files.
@@ -224,6 +224,10 @@ def list_aside(paths: Paths) -> list[Kept]:
                 size = sum(entry.stat(follow_symlinks=False).st_size for entry in _files(path))
                 modified_s = path.lstat().st_ctime
                 found.append(Kept(kind, name.name, path.name, path, size, modified_s))
+    for entry in _files(paths.odd_answers_dir):
+        status = entry.stat(follow_symlinks=False)
+        path = Path(entry.path)
+        found.append(Kept("answers", path.name, "", path, status.st_size, status.st_ctime))
     return found
 
 
@@ -252,7 +256,10 @@ def empty_aside(kept: Iterable[Kept]) -> list[str]:
     failed = []
     for item in kept:
         try:
-            shutil.rmtree(item.path)
+            if item.path.is_dir() and not item.path.is_symlink():
+                shutil.rmtree(item.path)
+            else:
+                item.path.unlink()
             item.path.parent.rmdir()  # refused while another version lies there
         except OSError as error:
             if item.path.exists():
