@@ -1,4 +1,7 @@
 # genworker's commands. `make help` lists them; COHORT= names a cohort, ARGS= passes further flags.
+#
+# make itself ends with 2 whatever a command ends with. Scripts that want genworker's own exit codes (1 finished
+# with failures, 3 stopped by a cap, 4 another worker has the cohort, 130 and 143 interrupted) call it without make.
 
 COHORT ?= demo
 ARGS ?=
@@ -9,13 +12,21 @@ BIN := $(VENV)/bin
 GENWORKER := $(BIN)/genworker
 READY := $(VENV)/.ready
 
+# The shell reads the cohort's name from its environment, so no name can be a command; make would expand a `$`.
+export COHORT
+ifneq ($(findstring $$,$(value COHORT)),)
+$(error COHORT is the name of a cohort; it has no `$$`)
+endif
+
+# `make -j4 run report` reports of a run that has ended: one goal after the other, in the order of the command line.
+.NOTPARALLEL:
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 	@echo
-	@echo "  COHORT=$(COHORT)   ARGS=\"--limit 10\" …"
+	@echo "  COHORT=$$COHORT   ARGS=\"--limit 10\" …"
 
 setup: $(READY) ## Build .venv with everything, pinned and hashed
 
@@ -80,25 +91,25 @@ simulate: $(READY) ## Play cohorts in virtual time with the shipped scheduler
 	$(BIN)/python -m bench.simulate $(ARGS)
 
 build: $(READY) ## Build the membership of COHORT from the catalogue
-	$(GENWORKER) cohort build $(COHORT) $(ARGS)
+	$(GENWORKER) cohort build "$$COHORT" $(ARGS)
 
 run: $(READY) ## Generate what is missing of COHORT
-	$(GENWORKER) run $(COHORT) $(ARGS)
+	$(GENWORKER) run "$$COHORT" $(ARGS)
 
 plan: $(READY) ## Say what a run of COHORT would do
-	$(GENWORKER) plan $(COHORT) $(ARGS)
+	$(GENWORKER) plan "$$COHORT" $(ARGS)
 
 status: $(READY) ## Say how far COHORT is
-	$(GENWORKER) status $(COHORT) $(ARGS)
+	$(GENWORKER) status "$$COHORT" $(ARGS)
 
 report: $(READY) ## Average COHORT's scores into tables
-	$(GENWORKER) report $(COHORT) $(ARGS)
+	$(GENWORKER) report "$$COHORT" $(ARGS)
 
 verify: $(READY) ## Check every file of COHORT's generations
-	$(GENWORKER) verify $(COHORT) $(ARGS)
+	$(GENWORKER) verify "$$COHORT" $(ARGS)
 
 retry: $(READY) ## Ask again for answers of COHORT that are no good
-	$(GENWORKER) retry $(COHORT) $(ARGS)
+	$(GENWORKER) retry "$$COHORT" $(ARGS)
 
 lock: $(READY) ## Pin the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
@@ -116,5 +127,5 @@ clean: ## Remove .venv and caches; data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-data: ## Remove everything that was generated below data; the catalogue stays
-	rm -rf data/gens data/.genworker data/cohorts data/7_cross_experiment data/combo_mappings.csv
+clean-data: $(READY) ## Remove what was generated below data, after asking; catalogue and cohort.toml stay
+	@$(BIN)/python tools/clean_data.py data

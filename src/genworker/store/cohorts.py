@@ -168,9 +168,9 @@ def refuse_newer_manifest(record: object, where: str) -> None:
     Raises:
         MembershipError: it is newer.
     """
-    # Another tool's manifest has no such key, and is no obstacle.
-    is_ours = isinstance(record, dict) and "genworker_version" in record
-    number = whole(record.get("format")) if is_ours else None
+    if not isinstance(record, dict) or "genworker_version" not in record:
+        return  # another tool's, which is no obstacle
+    number = whole(record.get("format"))
     if number is not None and number > FORMAT:
         what = f"is of format {number}, written by a newer genworker; this one knows format {FORMAT}"
         fix = "build with that version or a newer one, or move the file away to have it written anew"
