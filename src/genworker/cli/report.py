@@ -19,14 +19,17 @@ from genworker.cli.app import (
 )
 from genworker.cli.options import data_paths_and_settings
 from genworker.cli.tables import shorten, table
+from genworker.core.stages import STAGES
 from genworker.errors import Fault, UsageError
 
 if TYPE_CHECKING:
+    from genworker.core.stages import Stage
     from genworker.paths import Paths
-    from genworker.reports.pairwise import Comparison
+    from genworker.reports.comparison import Beside, Comparison
+    from genworker.reports.pairwise import Comparison as Pair
     from genworker.reports.provenance import StaleGroup
     from genworker.reports.reading import Reading
-    from genworker.reports.scores import Scores
+    from genworker.reports.scores import Evaluation, Scores
     from genworker.reports.tables import PivotRow, Table
     from genworker.store.reader import StoreReader
 
@@ -48,6 +51,16 @@ def report(
     ] = False,
     all_texts: Annotated[
         bool, typer.Option("--all-texts", help="Pages for the texts of every essay, however many they are.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="COHORT", help="Also say what differs from this cohort."),
+    ] = None,
+    before: Annotated[
+        bool,
+        typer.Option(
+            "--before", help="Also say what differs from the answers that a retry or refresh replaced."
+        ),
     ] = False,
     comparisons: Annotated[
         Path | None,
@@ -89,18 +102,136 @@ def report(
         files["report"] = write_report(
             reading, rows, contents["agreement"], reader, directory, files, all_texts=all_texts
         )
+    compared_with = None
+    if against is not None or before:
+        compared_with = compare(reader, reading, directory, against, files)
     if json_:
-        put_json(report_record(reading, files))
+        record = report_record(reading, files)
+        put_json(record if compared_with is None else record | {"comparison": compared_with.to_json()})
         return 0
     for line in pivot_lines(scores, rows):
         put(line)
     put()
     for line in finding_lines(reading):
         put(line)
+    if compared_with is not None:
+        from genworker.reports.comparison import sentence
+
+        put(sentence(compared_with, " + ".join(cohorts)))
     for path in files.values():
         say(f"wrote {path}")
     say(outcome_line(scores))
     return 0
+
+
+def compare(
+    reader: StoreReader, reading: Reading, directory: Path, against: str | None, files: dict[str, Path]
+) -> Comparison:
+    """Compare with another cohort, or with what was replaced; writes the table and the page.
+
+    Raises:
+        UsageError: there is no such cohort, or nothing was replaced.
+    """
+    from datetime import UTC, datetime
+
+    from genworker import __version__
+    from genworker.api import read_scores
+    from genworker.core.stages import Stage
+    from genworker.reports.comparison import beside, changes_table, compare_scores, replaced_scores
+    from genworker.reports.files import write_csv
+    from genworker.reports.page import write_comparison
+
+    scores = after = reading.scores
+    name = " + ".join(scores.cohort_ids)
+    if against is None:
+        called = "before"
+        after, other = replaced_scores(scores, lambda evaluation: earlier_score(reader, evaluation))
+        if not other.evaluations:
+            raise UsageError([Fault(f"nothing of {name} with a score was replaced by a retry or a refresh")])
+    else:
+        called, other = against, read_scores(reader, against)
+    found = compare_scores(after, other, called)
+
+    def text_after(gen_id: str) -> str | None:
+        return text_of(reader, gen_id)
+
+    def text_before(gen_id: str) -> str | None:
+        if against is None:
+            kept = reader.replaced(Stage.ESSAY, gen_id)
+            if kept is not None:
+                return kept.parsed_text
+        return text_of(reader, gen_id)
+
+    concepts = {**other.concepts, **scores.concepts}
+    files["comparison"] = directory / "comparison.csv"
+    write_csv(changes_table(found, concepts), files["comparison"])
+    files["compare"] = directory / f"against-{called}.html"
+    write_comparison(
+        found,
+        name,
+        template_differences(reader, after, None if against is None else other),
+        beside(found.changes, concepts, text_after, text_before),
+        concepts,
+        files["compare"],
+        read_at=datetime.now(UTC),
+        version=__version__,
+    )
+    return found
+
+
+def earlier_score(reader: StoreReader, evaluation: Evaluation) -> float | None:
+    """The score that an evaluation had before it was made again."""
+    from genworker.core.parsers import read_score
+
+    kept = reader.replaced(evaluation.row.stage, evaluation.row.gen_id)
+    return None if kept is None else read_score(kept.parsed_text or "")
+
+
+def text_of(reader: StoreReader, gen_id: str) -> str | None:
+    """An essay's text; ``None`` where it cannot be read."""
+    from genworker.core.stages import Stage
+    from genworker.errors import StoreError
+
+    try:
+        return reader.generation(Stage.ESSAY, gen_id).parsed_text
+    except (StoreError, ValueError):
+        return None
+
+
+def template_differences(reader: StoreReader, after: Scores, other: Scores | None) -> list[Beside]:
+    """What was asked otherwise: templates by another name, or prompts of what was replaced."""
+    from genworker.reports.comparison import Beside
+    from genworker.reports.differences import compare as compare_texts
+
+    found = []
+    if other is not None:
+        for stage in STAGES:
+            mine, theirs = (
+                list(dict.fromkeys(r.template_id for r in side.plan.membership.rows if r.stage is stage))
+                for side in (after, other)
+            )
+            new, old = [n for n in mine if n not in theirs], [n for n in theirs if n not in mine]
+            for one, another in zip(new, old, strict=False):
+                texts = [(name, reader.template(stage, name)[0]) for name in (another, one)]
+                pairs = [(name, text) for name, text in texts if text is not None]
+                if len(pairs) == len(texts):
+                    title = f"{stage.value} template: {another} → {one}"
+                    found.append(Beside(title, tuple(compare_texts(pairs))))
+        return found
+    seen: set[tuple[Stage, str]] = set()
+    for row in after.plan.membership.rows:
+        if (row.stage, row.template_id) in seen:
+            continue
+        kept = reader.replaced(row.stage, row.gen_id)
+        if kept is None or not kept.prompt_text or not reader.is_done(row.stage, row.gen_id):
+            continue
+        prompt = reader.generation(row.stage, row.gen_id).prompt_text
+        if prompt and prompt != kept.prompt_text:
+            seen.add((row.stage, row.template_id))
+            title = f"{row.stage.value} prompt of {row.template_id}, {row.gen_id}"
+            pairs = [("before", kept.prompt_text), ("after", prompt)]
+            found.append(Beside(title, tuple(compare_texts(pairs))))
+    return found
 
 
 def what_is_stale(
@@ -119,7 +250,7 @@ def what_is_stale(
         return None
 
 
-def compared_texts(path: Path) -> list[Comparison]:
+def compared_texts(path: Path) -> list[Pair]:
     """Comparisons from a file.
 
     Raises:
@@ -135,7 +266,7 @@ def compared_texts(path: Path) -> list[Comparison]:
         raise UsageError([Fault(f"cannot be read: {reason}", where=str(path))]) from error
 
 
-def report_comparisons(compared: list[Comparison], *, as_json: bool) -> int:
+def report_comparisons(compared: list[Pair], *, as_json: bool) -> int:
     """What comparisons say by themselves, where no cohort is named."""
     from genworker.reports.findings import Findings
     from genworker.reports.pairwise import one_order_only, pairwise_findings

@@ -29,6 +29,7 @@ class Factor(StrEnum):
     DRIFT = "drift"
     POSITION_BIAS = "position_bias"
     ITEM = "item"
+    CHANGE = "change"
 
 
 Contrast = tuple[Factor, str, str]

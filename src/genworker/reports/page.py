@@ -23,6 +23,9 @@ from markupsafe import Markup
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
+from genworker.reports.comparison import MOST_ROWS as MOST_CHANGES
+from genworker.reports.comparison import Beside, Comparison
+from genworker.reports.comparison import sentence as comparison_sentence
 from genworker.reports.failures import failure_groups
 from genworker.reports.files import open_whole, replaced_directory
 from genworker.reports.front import front_view, level_name
@@ -43,7 +46,7 @@ from genworker.reports.replicates import replicate_views
 from genworker.reports.scores import Axis, Outcome, PivotKey, Source
 from genworker.reports.statistics import mean, score_interval, spread
 from genworker.reports.tables import PivotRow, Table, tallies
-from genworker.reports.words import NOUNS, figure, interval_text, judges_sentence
+from genworker.reports.words import NOUNS, figure, interval_text, judges_sentence, pairs_text
 
 HEAT_ROWS = 100
 """Rows of scores on one page."""
@@ -492,3 +495,44 @@ def _ends(values: Sequence[float]) -> tuple[float, ...]:
 
 def _figure(value: Any) -> str:
     return "–" if value is None else figure(value)
+
+
+def write_comparison(
+    comparison: Comparison,
+    name: str,
+    templates: Sequence[Beside],
+    texts: Sequence[Beside],
+    concepts: Mapping[str, str],
+    path: Path,
+    *,
+    read_at: datetime,
+    version: str,
+) -> None:
+    """Write the page of a comparison.
+
+    Args:
+        name: of the side that is reported on.
+        templates: what differs in what was asked; `texts` in what came.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    environment = make_environment()
+    environment.globals["cohort"] = name
+    text = environment.get_template("compare.html").render(
+        comparison=comparison,
+        name=name,
+        answer=comparison_sentence(comparison, name),
+        templates=templates,
+        texts=texts,
+        concepts=concepts,
+        nouns=NOUNS,
+        figure=figure,
+        interval_text=interval_text,
+        pairs_text=pairs_text,
+        most=MOST_CHANGES,
+        read_at=f"{read_at:%Y-%m-%d %H:%M:%S} UTC",
+        version=version,
+    )
+    with open_whole(path) as stream:
+        stream.write(text)

@@ -21,6 +21,7 @@ NOUNS: dict[Factor, str] = {
     Factor.INTERACTION: "interaction",
     Factor.POSITION_BIAS: "position bias",
     Factor.ITEM: "text",
+    Factor.CHANGE: "all",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping
 
@@ -114,6 +115,21 @@ class StoreReader:
     def concepts(self, combos: Collection[str]) -> Mapping[str, tuple[str, ...]]:
         """The names of each combo's concepts, as far as the data root knows them."""
         return concepts_of(self.paths, combos)
+
+    def replaced(self, stage: Stage, gen_id: str) -> Generation | None:
+        """What stood in a generation's place before: the latest version that was usable; ``None`` without."""
+        try:
+            versions = sorted(
+                self.paths.aside_dir(stage, gen_id).iterdir(), key=lambda path: path.stat().st_mtime
+            )
+        except OSError:
+            return None
+        for version in reversed(versions):
+            with contextlib.suppress(StoreError):
+                generation = read_directory(version, stage, gen_id)
+                if generation.is_done:
+                    return generation
+        return None
 
     def template(self, stage: Stage, template_id: str) -> tuple[str | None, str | None]:
         """A template's text as its file has it today and its digest; ``None`` twice where there is none."""
