@@ -31,12 +31,12 @@ def test_it_runs_as_its_readme_says(tmp_path: Path) -> None:
         assert (made.root / name).is_file(), name
     built = made.run("cohort", "build", "demo", "--json")
     assert built.returncode == 0, built.stderr
-    assert (json.loads(built.stdout)["calls"], json.loads(built.stdout)["copies"]) == (12, 2)
+    assert (json.loads(built.stdout)["calls"], json.loads(built.stdout)["copies"]) == (8, 2)
     planned = made.run("plan", "demo", **SCRIPTED)
     assert planned.returncode == 0, planned.stderr
     ran = made.run("run", "demo", "--json", "-q", **SCRIPTED)
     assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["calls"] == 12
+    assert json.loads(ran.stdout)["calls"] == 8
 
 
 def test_it_never_overwrites(tmp_path: Path) -> None:
