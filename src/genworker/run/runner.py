@@ -52,6 +52,7 @@ from genworker.errors import (
     StoreError,
 )
 from genworker.ports import GenerationStore, Journal, Provider, Work
+from genworker.run.deadline import Deadline, Timer
 
 PARENT_CACHE = 256
 """Parents read from the store that are kept for their other children."""
@@ -147,7 +148,7 @@ class Runner:
         self._uses: dict[int, int] = {}
         self._loaded: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Timer | None = None
         self._finished: asyncio.Future[None] | None = None
         self.outcome = Outcome()
 
@@ -180,7 +181,7 @@ class Runner:
         """
         self._scheduler.drain()
         if timeout_s is not None and self._finished is not None and self._deadline is None:
-            self._deadline = asyncio.get_running_loop().call_later(timeout_s, self.abandon_calls)
+            self._deadline = Timer(timeout_s, self.abandon_calls)
         self.pump()
 
     def abandon_calls(self) -> None:
@@ -392,7 +393,7 @@ class Runner:
         assert task is not None
         self._calls[job] = task
         try:
-            async with asyncio.timeout(request.timeout_s):
+            async with Deadline(request.timeout_s):
                 # The journal writes a turn's lines at its end: first that, then the call.
                 await asyncio.sleep(0)
                 completion = await provider.complete(request)
