@@ -15,6 +15,7 @@ from genworker.cli.status import cohort_record
 from genworker.cli.verify import make_check
 from genworker.errors import CatalogError, MembershipError
 from genworker.project.adopt import adopt_cohort
+from genworker.project.build import BuildOptions, plan_build, write_build
 from genworker.project.freshness import find_stale
 from genworker.project.open import Project, open_membership, open_project, plan_cohort
 from genworker.run.engine import RunOptions, run_cohort
@@ -242,3 +243,26 @@ def test_an_answer_that_is_too_short_is_kept_and_failed_until_less_is_demanded(
     planned = calls_of_plan(store, capsys)
     assert planned == 3 + 6 * 4, "the drafts are read again for nothing; their descendants can be made"
     assert calls_of_run(store) == planned
+
+
+def test_a_build_neither_overwrites_an_older_manifest_nor_adds_to_two_columns(tmp_path: Path) -> None:
+    store = make(tmp_path, 0)
+    manifest = store.project.paths.cohort_manifest_json("fresh")
+    manifest.parent.mkdir()
+    manifest.write_text('{"combos": []}')
+    older = store.project.paths.cohort_older_spec("fresh")
+    older.parent.mkdir()
+    older.write_text("axes: {}\n")
+    plan = plan_build(opened(store), BuildOptions("fresh"))
+    assert any("import-spec fresh" in note for note in plan.notes)
+    for _ in range(2):
+        found = write_build(plan_build(opened(store), BuildOptions("fresh")))
+    assert (manifest.parent / "manifest.older.json").read_text() == '{"combos": []}'
+    assert found.older_manifest is None, "the second time it is genworker's own"
+    assert json.loads(manifest.read_text())["cohort_id"] == "fresh"
+    path = store.project.membership_of("narrow")
+    path.parent.mkdir()
+    path.write_text("stage,gen_id\n")
+    with pytest.raises(MembershipError, match="genworker cohort adopt narrow"):
+        plan_build(opened(store), BuildOptions("narrow"))
+    assert path.read_text() == "stage,gen_id\n"

@@ -102,6 +102,8 @@ def build(
         say(note)
     for line in build_lines(plan, found, dry_run=dry_run):
         put(line)
+    if found.older_manifest is not None:
+        say(f"The manifest of another tool is kept as {found.older_manifest}.")
     return 0
 
 

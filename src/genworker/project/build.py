@@ -35,15 +35,16 @@ from genworker.core.facts import Facts
 from genworker.core.membership import MembershipRow
 from genworker.core.prompts import TRIAL_TEXT, child_values, draft_values
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, Fault, FaultyInputError, TemplateError, UsageError
+from genworker.errors import CatalogError, Fault, FaultyInputError, MembershipError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.project.open import Project, faults_of
-from genworker.store.catalog import TemplateFiles, listed_combos
+from genworker.store.catalog import TemplateFiles, is_two_column, listed_combos
 from genworker.store.cohorts import (
     Modes,
     append_combos,
     build_lock,
     catalogue_digests,
+    keep_foreign_manifest,
     read_earlier,
     read_facts,
     read_file_rows,
@@ -126,6 +127,7 @@ class Survey:
     copies: Counter[Stage] = field(default_factory=Counter)
     new_combos: int = 0
     changed: bool = False
+    older_manifest: Path | None = None
 
     @classmethod
     def begin(cls, plan: CohortPlan) -> Survey:
@@ -187,6 +189,7 @@ class _Planner:
         options = self.options
         if options.cohort_id is not None:
             refuse_linked_cohort(self.paths, options.cohort_id)
+            self._refuse_two_columns(options.cohort_id)
             self.spec = read_specification(self.paths, options.cohort_id)
             self.earlier = read_earlier(self.paths, options.cohort_id)
         self._check_options()
@@ -262,6 +265,20 @@ class _Planner:
             self.listed = listed_combos(self.paths)
         combo = self.listed.get(gen_id)
         return facts if combo is None else facts.changed(combo_id=combo)
+
+    def _refuse_two_columns(self, cohort_id: str) -> None:
+        """Refuse to add to a membership that says too little of its rows; note a specification beside it.
+
+        Raises:
+            MembershipError: the cohort has not been adopted yet.
+        """
+        path, older = self.paths.cohort_membership_csv(cohort_id), self.paths.cohort_older_spec(cohort_id)
+        if path.exists() and is_two_column(self.paths, cohort_id):
+            what = "this is a membership of an older layout, whose metadata say what its columns do not"
+            fix = f"adopt it first: genworker cohort adopt {cohort_id}"
+            raise MembershipError([Fault(what, where=str(path), line=1, fix=fix)])
+        if older.exists() and not self.paths.cohort_spec_toml(cohort_id).exists():
+            self.notes.append(f"{older} is not used; to use it: genworker cohort import-spec {cohort_id}")
 
     # What is asked for
 
@@ -524,6 +541,7 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
                 raise UsageError([_gone_fault(plan, found)])
             # Before the membership takes its place, so that it never names what is not registered.
             found.new_combos = append_combos(paths, plan.axes.combos, modes)
+            found.older_manifest = keep_foreign_manifest(paths, cohort_id, modes)
             write_manifest(paths, cohort_id, manifest(plan, found.rows).to_json(), modes)
 
         found.changed = replace_file(paths.cohort_membership_csv(cohort_id), write, modes)

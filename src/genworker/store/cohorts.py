@@ -470,6 +470,24 @@ def keep_older(path: Path, suffix: str, modes: Modes) -> Path:
     return target
 
 
+def keep_foreign_manifest(paths: Paths, cohort_id: str, modes: Modes) -> Path | None:
+    """Keep another tool's ``manifest.json`` beside the one that is about to take its place.
+
+    Returns:
+        The copy; ``None`` when there is no manifest, or it is genworker's own.
+    """
+    path = paths.cohort_manifest_json(cohort_id)
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and "genworker_version" in record:
+        return None
+    return keep_older(path, "older", modes)
+
+
 def write_adopted(paths: Paths, cohort_id: str, record: Mapping[str, Any], modes: Modes) -> None:
     """Write ``adopted.json``."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from genworker.core.facts import NO_FACTS, OWN_MARK, Facts, facts_of
+from genworker.core.facts import NO_FACTS, OWN_MARK, Facts, facts_of, means_length
 from genworker.core.generation import Generation
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
@@ -142,8 +142,13 @@ def is_done_directory(directory: str) -> bool:
     except orjson.JSONDecodeError:
         record = {}  # it is there, and says nothing: `verify` names it
     facts = record if isinstance(record, dict) else {}
-    beside = () if OWN_MARK in facts else _read_beside(directory)
-    return not (Facts(facts).is_cut or any(Facts(other).is_cut for other in beside))
+    if facts.get("truncated") is True or means_length(facts.get("finish_reason")):
+        return False
+    if OWN_MARK in facts:
+        return True
+    # Asked for before they are opened: to fail at opening takes many times as long.
+    has_more = any([os.access(f"{directory}/{name}", os.F_OK) for name in OLDER_METADATA_FILES])
+    return not (has_more and any(Facts(other).is_cut for other in _read_beside(directory)))
 
 
 def read_metadata(directory: str) -> Mapping[str, Any]:
