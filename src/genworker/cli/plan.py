@@ -73,26 +73,17 @@ def plan(
 def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
     """Print the plan as a table or as JSON."""
     from genworker.core.selection import select
-    from genworker.project.open import cohort_combos, open_membership, plan_cohort
+    from genworker.project.open import open_membership, plan_cohort
     from genworker.run.caps import check_caps
     from genworker.run.estimate import estimate
     from genworker.run.ledger import last_limits, read_ledger
-    from genworker.run.requests import CohortWork, check_jobs
-    from genworker.store.catalog import TemplateFiles
+    from genworker.run.requests import check_jobs, open_work
     from genworker.store.index import StoreIndex
 
     membership = open_membership(project, cohort, strict=True)
     index = StoreIndex(project.paths)
     planned = plan_cohort(project, membership, options.redo, index)
-    work = CohortWork(
-        project,
-        membership,
-        TemplateFiles(project.paths),
-        cohort_combos(project, membership),
-        "",
-        "",
-        answer_tokens=options.answer_tokens,
-    )
+    work = open_work(project, membership, answer_tokens=options.answer_tokens)
     selected = select(
         planned,
         stages=options.stages,

@@ -75,8 +75,8 @@ def make_check(project: Project, cohort: str | None) -> Check:
     from genworker.core.generation import Answer, Generation, answer_again
     from genworker.core.membership import Membership, MembershipRow
     from genworker.errors import FaultyInputError, GenworkerError
-    from genworker.project.open import cohort_combos, open_membership
-    from genworker.run.requests import CohortWork
+    from genworker.project.open import open_membership
+    from genworker.run.requests import CohortWork, open_work
     from genworker.store.catalog import TemplateFiles, is_two_column, list_cohorts
     from genworker.store.check import Check, Finding, Kind, Severity
 
@@ -97,8 +97,7 @@ def make_check(project: Project, cohort: str | None) -> Check:
     def render(membership: Membership, index: int, parent_text: str | None) -> str | None:
         work = works.get(id(membership))
         if work is None:
-            combos = cohort_combos(project, membership)
-            work = works[id(membership)] = CohortWork(project, membership, templates, combos, "", "")
+            work = works[id(membership)] = open_work(project, membership, templates=templates)
         try:
             return work.prompt(index, parent_text)
         except (GenworkerError, KeyError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -56,7 +56,7 @@ class CohortWork:
     _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
     _copies: dict[Stage, frozenset[str]] = field(init=False)
     _sharing: Counter[tuple[int, Stage, str, str]] = field(default_factory=Counter)
-    siblings: Callable[[int], Sequence[int]] = field(default=lambda job: ())
+    _children: dict[int, list[int]] = field(default_factory=dict)
     routes: Routes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +82,8 @@ class CohortWork:
         if self._sharing:
             called = (job for job in new if lanes[job] != NO_LANE)
             self._sharing.update((lanes[job], *_prompt_family(rows[job])) for job in called)
+        if self._children:
+            self._note_children(new)
 
     def prompt(self, job: int, parent_text: str | None) -> str:
         """See `genworker.ports.Work.prompt`."""
@@ -184,7 +186,7 @@ class CohortWork:
         if not self._sharing:
             called = (other for other, number in enumerate(lanes) if number != NO_LANE)
             self._sharing.update((lanes[other], *_prompt_family(rows[other])) for other in called)
-        alike = [rows[other] for other in self.siblings(job) if lanes[other] == lane]
+        alike = [rows[other] for other in self._siblings(job) if lanes[other] == lane]
         frames = [self._frame(other.stage, other.template_id) for other in alike]
         same_template = self._sharing[lane, *_prompt_family(row)]
         same_prompt = sum(1 for other in alike if other.template_id == row.template_id)
@@ -196,6 +198,21 @@ class CohortWork:
             same_text=sum(1 for other in frames if other is not None and other.head == shape.head),
             same_prompt=same_template if row.stage.is_root else same_prompt,
         )
+
+    def _siblings(self, job: int) -> Sequence[int]:
+        """The rows that are made from the same parent, this one included."""
+        parent = self.membership.parents[job]
+        if parent < 0:
+            return (job,)
+        if not self._children:  # counted when it is first asked for: most runs have no use for it
+            self._note_children(range(len(self.membership)))
+        return self._children[parent]
+
+    def _note_children(self, jobs: Iterable[int]) -> None:
+        parents = self.membership.parents
+        for job in jobs:
+            if parents[job] >= 0:
+                self._children.setdefault(parents[job], []).append(job)
 
     def _frame(self, stage: Stage, template_id: str) -> Frame | None:
         key = (stage, template_id)
@@ -256,6 +273,34 @@ class CohortWork:
 def _prompt_family(row: MembershipRow) -> tuple[Stage, str, str]:
     """What a prompt's beginning depends on besides its parent: all drafts of one combo have the same one."""
     return row.stage, row.template_id, row.combo_id if row.stage.is_root else ""
+
+
+def open_work(
+    project: Project,
+    membership: Membership,
+    *,
+    run_id: str = "",
+    answer_tokens: int | None = None,
+    templates: TemplateFiles | None = None,
+) -> CohortWork:
+    """The work of a cohort, with the combos that its drafts are about.
+
+    Args:
+        run_id: of the run that makes the rows; empty where none are made.
+        answer_tokens: replaces ``max_tokens`` of the settings.
+        templates: those that have been read already, where several cohorts are looked at.
+    """
+    from genworker import __version__
+
+    return CohortWork(
+        project,
+        membership,
+        templates or TemplateFiles(project.paths),
+        cohort_combos(project, membership),
+        run_id,
+        __version__,
+        answer_tokens=answer_tokens,
+    )
 
 
 def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:

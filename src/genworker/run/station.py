@@ -19,13 +19,12 @@ from genworker.core.scheduler import Scheduler
 from genworker.core.stages import STAGES, Stage
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
-from genworker.project.open import Project, cohort_combos
+from genworker.project.open import Project
 from genworker.project.settings import LoadedSettings
 from genworker.run.planning import Order, salvage
-from genworker.run.requests import CohortWork
+from genworker.run.requests import open_work
 from genworker.run.routes import endpoint_specs, retry_policy
 from genworker.run.runner import Runner
-from genworker.store.catalog import TemplateFiles
 from genworker.store.cohorts import Modes
 from genworker.store.disk import filesystem_warning, free_descriptors
 from genworker.store.filesystem import FilesystemStore
@@ -101,8 +100,6 @@ class Station:
         first: Event | None = None,
         is_shard: bool = False,
     ) -> None:
-        from genworker import __version__
-
         self.project = project
         self.membership = membership
         self.run_id = run_id
@@ -114,15 +111,7 @@ class Station:
         self._is_shard = is_shard
         self._stack = AsyncExitStack()
         self._salvaged: set[tuple[Stage, str]] = set()
-        self.work = CohortWork(
-            project,
-            membership,
-            TemplateFiles(project.paths),
-            cohort_combos(project, membership),
-            run_id,
-            __version__,
-            answer_tokens=answer_tokens,
-        )
+        self.work = open_work(project, membership, run_id=run_id, answer_tokens=answer_tokens)
 
     async def __aenter__(self) -> Station:
         await self._stack.__aenter__()
@@ -207,7 +196,6 @@ class Station:
             depth=len(STAGES),
             lease=lease,
         )
-        self.work.siblings = lambda job: scheduler.children(parents[job]) if parents[job] >= 0 else (job,)
         providers = [by_endpoint[spec.endpoint] for spec in order.specs]
         for provider in dict.fromkeys(providers):
             self._stack.push_async_callback(provider.aclose)
