@@ -43,6 +43,8 @@ MOST_LEVELS = 40
 """Templates, models or judges over which contrasts would take too long, and nobody would read them."""
 WARNED_SHARE = 0.02
 """Missing scores under this share bias little and are not tested."""
+SURE = 0.01
+"""A judge that drifts so surely is no measure for the others."""
 JUDGED_SHARE = 0.8
 """A judge that scored fewer of the texts is left out of the judges' reliability."""
 
@@ -437,27 +439,44 @@ def _drifts(
     if len(order) < 2:
         return {}
     marks = {gen_id: text.marks() for gen_id, text in texts.items()}
+    found = _drifts_against(scores, marks, order, None)
+    surest = min(found, key=lambda model: found[model].p, default=None)
+    if surest is not None and found[surest].p < SURE:
+        # Beside a judge that drifts every other one seems to drift the other way.
+        found |= {
+            model: value
+            for model, value in _drifts_against(scores, marks, order, surest).items()
+            if model != surest
+        }
+    return {(Factor.DRIFT, model, "time"): value for model, value in found.items()}
+
+
+def _drifts_against(
+    scores: Scores,
+    marks: Mapping[str, Mapping[int, float]],
+    order: Sequence[tuple[float, int]],
+    left_out: str | None,
+) -> dict[str, Estimate]:
+    """Each judge against the others.
+
+    Args:
+        order: (when, place in the evaluations), the first first.
+        left_out: a judge that the others are not compared with.
+    """
     points: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     last = len(order) - 1
     for rank, (_, place) in enumerate(order):
         evaluation = scores.evaluations[place]
-        own = evaluation.axis
-        if evaluation.score is None:
-            continue
+        own = evaluation.axis.model
         others = [
             value
             for judge, value in marks[evaluation.essay.gen_id].items()
-            if scores.axes[judge].model != own.model
+            if scores.axes[judge].model not in (own, left_out)
         ]
-        if others:
+        if others and evaluation.score is not None:
             away = evaluation.score - math.fsum(others) / len(others)
-            points[own.model][evaluation.essay.key.combo_id].append((rank / last, away))
-    found = {}
-    for model, at in points.items():
-        value = drift(at)
-        if value is not None:
-            found[Factor.DRIFT, model, "time"] = value
-    return found
+            points[own][evaluation.essay.key.combo_id].append((rank / last, away))
+    return {model: value for model, at in points.items() if (value := drift(at)) is not None}
 
 
 def _reliability(judges: Sequence[Judge], texts: Sequence[_Text]) -> Reliability | None:
