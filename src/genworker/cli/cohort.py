@@ -299,9 +299,17 @@ def _origin(plan: CohortPlan) -> str:
 def _axis_lines(plan: CohortPlan) -> list[str]:
     from genworker.project.build import axis_values
 
+    concepts = plan.project.catalog.concepts
+    names = {
+        combo.combo_id: " + ".join(
+            concepts[concept].name if concept in concepts else concept for concept in combo.concept_ids
+        )
+        for combo in plan.axes.combos[:20]
+    }
     rows = []
     for name, values in axis_values(plan).items():
-        rows.append([name, str(len(values)), shorten(", ".join(values[:20]), SHOWN_VALUES_CHARS)])
+        shown = ", ".join(names.get(value, value) for value in values[:20])
+        rows.append([name, str(len(values)), shorten(shown, SHOWN_VALUES_CHARS)])
     for stage in STAGES:
         if plan.axes.templates[stage]:
             rows.append([f"{stage.value} replicates", str(plan.axes.replicates[stage]), ""])

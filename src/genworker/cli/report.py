@@ -377,14 +377,20 @@ def pivot_lines(scores: Scores, rows: list[PivotRow]) -> list[str]:
         return [f"{' + '.join(scores.cohort_ids)}: no evaluations are planned"]
     keys = [name for name in PivotKey._fields if name != "stage"]
     varying = [name for name in keys if len({getattr(row.key, name) for row in rows}) > 1]
-    lines = [
-        f"{name.replace('_', ' ')}: {getattr(rows[0].key, name)}" for name in keys if name not in varying
-    ]
+
+    def shown(row: PivotRow, name: str) -> str:
+        value: str = getattr(row.key, name)
+        return scores.concepts.get(value, value) if name == "combo_id" else value
+
+    def title(name: str) -> str:
+        return "concepts" if name == "combo_id" and scores.concepts else name.replace("_", " ")
+
+    lines = [f"{title(name)}: {shown(rows[0], name)}" for name in keys if name not in varying]
     evaluators = [f"{number}: {axis.template} by {axis.model}" for number, axis in enumerate(scores.axes, 1)]
     lines += [f"evaluator {line}" for line in evaluators]
     body = []
     for row in rows[:SHOWN_ROWS]:
-        line = [shorten(getattr(row.key, name), 36) for name in varying]
+        line = [shorten(shown(row, name), 36) for name in varying]
         for axis in scores.axes:
             cell = row.cells.get(axis)
             value = mean(cell.scores) if cell is not None else None
@@ -392,7 +398,7 @@ def pivot_lines(scores: Scores, rows: list[PivotRow]) -> list[str]:
             line.append(f"{'-' if value is None else f'{value:.2f}'} ({count})")
         total = row.total()
         body.append([*line, "-" if total is None else f"{total:.2f}"])
-    header = [name.replace("_", " ") for name in varying]
+    header = [title(name) for name in varying]
     header += [f"evaluator {number}" for number in range(1, len(scores.axes) + 1)] + ["sum"]
     right = range(len(varying), len(header))
     lines += ["", *table(header, body, right=tuple(right))]
