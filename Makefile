@@ -79,6 +79,7 @@ fix: $(READY) ## Format, and mend what the linter can
 
 crashtest: $(READY) ## The long form of the kill and fault tests; prints its counts
 	PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+	BATCH_KILL_STRIDE=1 $(BIN)/python -m pytest tests/e2e/test_batch_kills.py
 
 view-test: $(READY) ## The live view in a real Chromium (install Debian's package `chromium` first)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/browser.txt

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     CAPPED = 3
     LOCKED = 4
+    WAITING = 5
     SIGHUP = 129
     SIGINT = 130
     SIGTERM = 143

@@ -17,6 +17,10 @@ from genworker.core.events import (
     AlreadyThere,
     Answered,
     AnswerNotStored,
+    BatchCreated,
+    BatchFormed,
+    BatchSettled,
+    BatchTrouble,
     CallFailed,
     Calling,
     CallStopped,
@@ -80,6 +84,23 @@ LINES: list[tuple[Event, str]] = [
     ),
     (Interrupted("SIGINT", 60.0), '{"signal":"SIGINT","deadline_s":60.0,"event":"interrupted"}'),
     (InterruptedAgain("SIGTERM"), '{"signal":"SIGTERM","event":"interrupted_again"}'),
+    (
+        BatchFormed("b", "t", "m", 7, Decimal("1.5")),
+        '{"batch":"b","endpoint":"t","model_id":"m","rows":7,"worst_usd":"1.5","event":"batch_formed"}',
+    ),
+    (
+        BatchCreated("b", "batch_1", was_lost=True),
+        '{"batch":"b","batch_id":"batch_1","was_lost":true,"event":"batch_created"}',
+    ),
+    (
+        BatchTrouble("b", "503", is_stranded=False),
+        '{"batch":"b","error":"503","is_stranded":false,"event":"batch_trouble"}',
+    ),
+    (
+        BatchSettled("b", "completed", 5, 1, 1, 0, None),
+        '{"batch":"b","status":"completed","answered":5,"failed":1,"lapsed":1,"missing":0,"cost_usd":null,'
+        '"event":"batch_settled"}',
+    ),
     (Warned("tmpfs"), '{"what":"tmpfs","event":"warning"}'),
     (Locked("c", "pid 1", "wait"), '{"cohort":"c","holder":"pid 1","then":"wait","event":"locked"}'),
     (LaneStopped("t/m", "401"), '{"lane":"t/m","error":"401","event":"lane_stopped"}'),

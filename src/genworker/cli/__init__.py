@@ -11,6 +11,7 @@ import typer
 from genworker import signals
 from genworker.cli import (
     aside,
+    batches,
     cohort,
     export,
     init,
@@ -31,6 +32,7 @@ from genworker.cli.app import app
 __all__ = [
     "app",
     "aside",
+    "batches",
     "cohort",
     "export",
     "init",

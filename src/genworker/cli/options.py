@@ -178,3 +178,9 @@ def data_paths_and_settings(config: Path | None, data_root: Path | None) -> tupl
 
     loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
     return Paths.from_str(loaded.settings.data_root), loaded.settings
+
+
+BatchOption = Annotated[
+    bool | None,
+    typer.Option("--batch/--no-batch", help="Ask in provider batches, or not [default: as configured]."),
+]

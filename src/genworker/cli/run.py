@@ -20,6 +20,7 @@ from genworker.cli.app import (
     use_live_display,
 )
 from genworker.cli.options import (
+    BatchOption,
     EngineOption,
     IfLockedOption,
     LimitOption,
@@ -77,6 +78,11 @@ def run(
     workers: WorkersOption = None,
     shard: ShardOption = None,
     limit_share: LimitShareOption = None,
+    batch: BatchOption = None,
+    detach: Annotated[
+        bool,
+        typer.Option("--detach", help="Leave with exit code 5 when only batches are out."),
+    ] = False,
     json_: JsonOption = False,
     plain: PlainOption = False,
     quiet: QuietOption = False,
@@ -88,7 +94,7 @@ def run(
     that are in the store but are no good (unparseable, cut off) stay as they are; see `retry`.
 
     Exit codes: 0 all done, 1 finished with failures, 2 wrong input, 3 stopped by a cap, 4 another worker has
-    the cohort, 130 or 143 interrupted.
+    the cohort, 5 only batches are out (--detach), 130 or 143 interrupted.
     """
     from genworker.core.budget import Caps
     from genworker.project.open import open_project
@@ -109,6 +115,8 @@ def run(
         caps=Caps(max_cost, max_calls, max_tokens),
         max_wait_s=max_wait,
         shard=part,
+        batch=batch,
+        detach=detach,
     )
     if dry_run:
         return show_plan(project, cohort, options, as_json=json_)
@@ -204,6 +212,7 @@ def result_record(cohort: str, result: RunResult) -> dict[str, Any]:
         "money": progress.money.to_json(),
         "capped": result.ending.capped,
         "journal": str(result.journal_path),
+        "waiting": result.ending.waiting,
         "stages": {
             stage.value: {
                 "planned": counts.planned,
@@ -275,6 +284,11 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
         lines.append(
             "The run has stopped buying because of this. Mend the disk, then go on with: "
             f"genworker run {cohort}"
+        )
+    if result.ending.waiting:
+        lines.append(
+            f"{result.ending.waiting} rows are in batches that are out; they go on without this process. "
+            f"Collect them with: genworker run {cohort}"
         )
     if result.membership_changed:
         lines.append("The membership file has changed since this run read it; run again for the new rows.")

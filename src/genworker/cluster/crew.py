@@ -134,6 +134,13 @@ class Crew:
 
     async def make(self, station: Station, order: Order, watch: Watch | None) -> Ending:
         """Make what is ordered. `station` is the driver's: its store takes in what dead workers left."""
+        rows = station.membership.rows
+        if any(spec.batch is not None for spec in order.specs) or station.tender.match(
+            (job, rows[job].stage, rows[job].gen_id) for job in order.jobs
+        ):
+            fault = "several workers do not share batches, and some of the rows are to be asked in them"
+            raise UsageError([Fault(fault, fix="leave --workers and --engine out, or add --no-batch")])
+        station.tender.release()
         self._station, self._order = station, order
         self._shards = Shards(station.work, order, self._size)
         self._clock = asyncio.get_running_loop().time

@@ -91,6 +91,7 @@ class Story:
         was_absent: a create was judged to have made nothing, so a late one would be a twin.
         twins: batches of the same requests that are not to run.
         refusal: why it will never run.
+        is_over_limit: it was refused since the provider had too much in its queue.
         bad_lines: numbers, from 0, of requests that the provider named as the reason.
         status: the provider's last word on an ended batch.
         facts: what `ENDED` said besides.
@@ -106,6 +107,7 @@ class Story:
     was_absent: bool = False
     twins: tuple[str, ...] = ()
     refusal: str | None = None
+    is_over_limit: bool = False
     bad_lines: tuple[int, ...] = ()
     is_cancelling: bool = False
     status: str | None = None
@@ -173,7 +175,10 @@ def _after(story: Story, kind: Line, line: Mapping[str, Any]) -> Story:
             return replace(story, is_uncertain=False, sought_s=None)
         case Line.REFUSED:
             bad = tuple(int(number) for number in line.get("bad_lines") or ())
-            return replace(story, is_uncertain=False, refusal=str(line["reason"]), bad_lines=bad)
+            over = bool(line.get("is_over_limit"))
+            return replace(
+                story, is_uncertain=False, refusal=str(line["reason"]), is_over_limit=over, bad_lines=bad
+            )
         case Line.TWIN:
             return replace(story, twins=(*story.twins, str(line["batch_id"])))
         case Line.CANCELLING:

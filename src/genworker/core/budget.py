@@ -98,6 +98,10 @@ class Budget:
         self.reserved += worst
         return True
 
+    def adopt(self, worst: Charge) -> None:
+        """Set aside what earlier runs have sent and may still cost, also past a cap."""
+        self.reserved += worst
+
     def settle(self, worst: Charge, actual: Charge) -> None:
         """A reserved call has cost this much."""
         self.reserved -= worst

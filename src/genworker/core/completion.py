@@ -61,6 +61,11 @@ class Usage:
             }
         )
 
+    @property
+    def is_counted(self) -> bool:
+        """Whether the endpoint has counted the tokens."""
+        return self.input_tokens is not None and self.output_tokens is not None
+
     def to_json(self) -> dict[str, int | None]:
         """The counts that are known, with the two principal ones always present."""
         counts: dict[str, int | None] = {

@@ -354,6 +354,71 @@ CALL_ENDS = (Answered, Retried, CallStopped, CallFailed, RowFailed, Abandoned)
 """What may stand behind a `Calling` of the same generation."""
 
 
+# Batches; what they cost stands in their own records, which the ledger reads
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFormed(Event):
+    """A batch is on disk and holds its rows; the provider has not heard of it yet.
+
+    Attributes:
+        rows: in it.
+        worst_usd: most US dollars that it may cost; ``None`` without a price.
+    """
+
+    word = "batch_formed"
+    batch: str
+    endpoint: str
+    model_id: str
+    rows: int
+    worst_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCreated(Event):
+    """The provider has a batch.
+
+    Attributes:
+        batch_id: its name there.
+        was_lost: whether the answer to the call that made it was lost, and a listing showed it.
+    """
+
+    word = "batch_created"
+    batch: str
+    batch_id: str
+    was_lost: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTrouble(Event):
+    """Something is amiss with a batch; unless it `is_stranded`, it is tried again."""
+
+    word = "batch_trouble"
+    batch: str
+    error: str
+    is_stranded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettled(Event):
+    """A batch is closed: what it brought is in the store.
+
+    Attributes:
+        status: the provider's last word.
+        answered, failed, lapsed, missing: its rows, by what came of them.
+        cost_usd: known to be spent; ``None`` without a price.
+    """
+
+    word = "batch_settled"
+    batch: str
+    status: str
+    answered: int
+    failed: int
+    lapsed: int
+    missing: int
+    cost_usd: Decimal | None
+
+
 # The store
 
 
@@ -406,6 +471,7 @@ EVENTS: tuple[type[Event], ...] = (
     RunStarted, WorkerStarted, WorkerLost, ReparseStarted, RunEnded, Interrupted, InterruptedAgain, Warned,
     Locked, LaneStopped, Salvaged, Reparsed, ParsedAtStart, AlreadyThere, TakenElsewhere, Calling, Answered,
     Retried, CallStopped, CallFailed, RowFailed, Abandoned, StoreRefused, AnswerNotStored, Committed,
+    BatchFormed, BatchCreated, BatchTrouble, BatchSettled,
 )  # fmt: skip
 """Every event. Where two share a word, the one with more fields comes first: the other's line lacks some."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
@@ -75,7 +76,9 @@ class Progress:
         answers: calls that brought an answer.
         input_tokens: as far as the endpoints count them.
         earlier: what earlier runs of the cohort have cost.
-        account: what this run costs; hears the journal's events.
+        account: what this run costs call by call; hears the journal's events.
+        batches: tells what the cohort's batches have cost, over all runs.
+        landed: what the batches have cost that this run has brought in.
         odd_words: answers that ended with a word that nobody knows, by the word.
         past_limit: answers that sound whole and have as many tokens as were allowed, or more.
     """
@@ -96,6 +99,8 @@ class Progress:
     account: Spending | None = None
     odd_words: Counter[str] = field(default_factory=Counter)
     past_limit: int = 0
+    batches: Callable[[], Money] = Money
+    landed: Part = field(default_factory=Part)
     cap_usd: Decimal | None = None
     _arrivals: deque[float] = field(default_factory=deque)
 
@@ -106,6 +111,7 @@ class Progress:
         money.merge(self.earlier)
         if self.account is not None:
             self.account.add_to(money)
+        money.merge(self.batches())
         return money
 
     @property
@@ -114,6 +120,7 @@ class Progress:
         money = Money()
         if self.account is not None:
             self.account.add_to(money)
+        money.total.add(self.landed)
         return money.total
 
     def answered(self, now_s: float) -> None:

@@ -10,15 +10,19 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
 
 from genworker.core.completion import Sampling
 from genworker.errors import Fault
-from genworker.ports import Provider
+from genworker.ports import BatchProvider, Provider
 from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds, Section
+
+if TYPE_CHECKING:
+    from genworker.providers.anthropic import AnthropicProvider
+    from genworker.providers.openai import OpenAIProvider
 
 ANTHROPIC_MAX_TOKENS = 8192
 """Anthropic's API demands a limit; this one is sent when none is configured."""
@@ -187,6 +191,10 @@ class EndpointKind:
         bounds: further fields of ``extra_body`` that bound the answer's tokens, dotted where they are nested.
         copies: fields of ``extra_body`` that ask for several answers at once.
         fault: what is wrong with a section, beyond its single keys: (key, fault without a place).
+        batches: its adapter for batches, from the section and the key; ``None`` for a kind without.
+        batch_marks: whether a listing of batches shows whose they are.
+        halves: hosts that are known to take half for a batch, and nothing for what expires or is cancelled.
+        halves_cache: whether that holds for prompt tokens that are read from a cache as well.
     """
 
     settings: type[EndpointSettings]
@@ -200,6 +208,14 @@ class EndpointKind:
     bounds: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     fault: Callable[[Any], tuple[str, Fault] | None] = lambda section: None
+    batches: Callable[[Any, Access], BatchProvider] | None = None
+    batch_marks: bool = False
+    halves: frozenset[str] = frozenset()
+    halves_cache: bool = False
+
+    def is_known_to_halve(self, section: EndpointSettings) -> bool:
+        """Whether the endpoint's host is one whose terms for batches are known."""
+        return urlsplit(self.address(section) or "").hostname in self.halves
 
     def address(self, section: EndpointSettings) -> str | None:
         """The endpoint's base address; ``None`` for a kind that is not asked over a network."""
@@ -239,7 +255,7 @@ def _way(section: HttpSettings, base_url: str, access: Access) -> dict[str, Any]
     }
 
 
-def _make_openai(section: OpenAISettings, access: Access) -> Provider:
+def _make_openai(section: OpenAISettings, access: Access) -> OpenAIProvider:
     from genworker.providers.openai import OpenAIProvider
 
     assert section.base_url is not None, "checked with the settings"
@@ -247,10 +263,32 @@ def _make_openai(section: OpenAISettings, access: Access) -> Provider:
     return OpenAIProvider(**way, max_tokens_field=section.max_tokens_field)
 
 
-def _make_anthropic(section: AnthropicSettings, access: Access) -> Provider:
+def _make_anthropic(section: AnthropicSettings, access: Access) -> AnthropicProvider:
     from genworker.providers.anthropic import AnthropicProvider
 
     return AnthropicProvider(**_way(section, section.base_url or ANTHROPIC_URL, access))
+
+
+def _openai_batches(section: OpenAISettings, access: Access) -> BatchProvider:
+    from genworker.providers.openai_batches import OpenAIBatches
+
+    live = _make_openai(section, access)
+    free = KINDS["openai"].is_known_to_halve(section)
+    return OpenAIBatches(live, timeout_s=section.timeout_s, is_free_when_lapsed=free)
+
+
+def _anthropic_batches(section: AnthropicSettings, access: Access) -> BatchProvider:
+    from genworker.providers.anthropic_batches import AnthropicBatches
+
+    live = _make_anthropic(section, access)
+    free = KINDS["anthropic"].is_known_to_halve(section)
+    return AnthropicBatches(live, timeout_s=section.timeout_s, is_free_when_lapsed=free)
+
+
+def _scripted_batches(section: ScriptedSettings, _access: Access) -> BatchProvider:
+    from genworker.providers.scripted import ScriptedBatches
+
+    return ScriptedBatches(section.latency_s)
 
 
 def _make_local(section: LocalSettings, _access: Access) -> Provider:
@@ -309,6 +347,9 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         bounds=_CHAT_BOUNDS,
         copies=("n", "best_of"),
         fault=_openai_fault,
+        batches=_openai_batches,
+        batch_marks=True,
+        halves=frozenset({"api.openai.com"}),
     ),
     "anthropic": EndpointKind(
         AnthropicSettings,
@@ -330,6 +371,9 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         ),
         # A gateway may hand the body on to another API.
         bounds=("max_completion_tokens", "thinking.budget_tokens"),
+        batches=_anthropic_batches,
+        halves=frozenset({"api.anthropic.com"}),
+        halves_cache=True,
     ),
     "local": EndpointKind(
         LocalSettings,
@@ -347,6 +391,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         is_free=True,
         takes_seed=lambda section: True,
         bounds=_CHAT_BOUNDS,
+        batches=_scripted_batches,
     ),
 }
 """Every kind, by the word that stands in ``kind``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -63,6 +63,8 @@ class SamplingSettings(Section):
     """The system text."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request, as the endpoint spells them."""
+    batch: bool | None = None
+    """Ask in provider batches, which cost half and take hours, instead of call by call."""
 
     _unset: frozenset[str] = PrivateAttr(default=frozenset())
 
@@ -123,3 +125,9 @@ class LimitedSettings(SamplingSettings):
     """The endpoint that gets the rows which are refused for good."""
     fallback_model: str | None = None
     """The model that gets them, by the name that its endpoint knows."""
+    batch_discount: Annotated[Decimal, NotBoolean, Field(ge=0, le=1)] | None = None
+    """What batches are cheaper by: 0.5 is half. Known for api.openai.com and api.anthropic.com; else 0."""
+    batch_then: Literal["live"] | None = None
+    """``"live"``: rows that two batches did not answer are asked call by call, at the full price."""
+    batch_tail: Annotated[int, NotBoolean, Field(ge=0)] | None = None
+    """The last rows of a model, when so few are left, are asked call by call instead of in one more batch."""

@@ -90,6 +90,21 @@ class RetrySettings(Section):
     """A lane that is only probed is stopped after so long."""
 
 
+class BatchSettings(Section):
+    """Provider batches: how large they are, and how patient a run is with them."""
+
+    max_rows: Annotated[int, NotBoolean, Field(ge=1, le=50_000)] = 2000
+    """Rows of one batch, at most."""
+    linger_s: Annotated[float, NotBoolean, Field(ge=0, le=86_400)] = 60.0
+    """Seconds that written rows wait for more, while calls are out that may bring some."""
+    poll_s: Seconds = 15.0
+    """Seconds between looks at a young batch; they grow to twenty times as many."""
+    settle_s: Annotated[float, NotBoolean, Field(ge=0, le=86_400)] = 120.0
+    """Seconds for which a provider may still act on a call that broke off; sooner, none is sent again."""
+    max_wait_s: Annotated[float, NotBoolean, Field(gt=0, le=2_592_000)] = 93_600.0
+    """Seconds after which a batch that has not ended is cancelled, and what it has done is collected."""
+
+
 class CapSettings(Section):
     """Hard caps over a cohort and all its restarts."""
 
@@ -138,6 +153,8 @@ class Settings(BaseSettings):
     """How often a call is tried again."""
     caps: CapSettings = Field(default_factory=CapSettings)
     """Hard caps over a cohort and all its runs."""
+    batches: BatchSettings = Field(default_factory=BatchSettings)
+    """Provider batches."""
 
     @property
     def stages_copied(self) -> frozenset[Stage]:
@@ -255,6 +272,24 @@ class LoadedSettings:
         name = (model.endpoint if model else None) or self.settings.default_endpoint
         return name if name in self.settings.endpoints else None
 
+    def asks_in_batches(self, stage: Stage, model_id: str, endpoint: str) -> bool:
+        """Whether a stage's rows of a model go into batches: the most specific section that says so."""
+        said = [layer.batch for layer in self._layers(stage, model_id, endpoint) if layer.batch is not None]
+        return bool(said) and said[-1]
+
+    def _layers(self, stage: Stage, model_id: str, endpoint: str) -> list[SamplingSettings]:
+        """The sections that speak of a call, the more specific one last."""
+        settings = self.settings
+        layers: list[SamplingSettings] = [settings.endpoints[endpoint]]
+        if stage in settings.stages:
+            layers.append(settings.stages[stage])
+        model = settings.models.get(model_id)
+        if model is not None:
+            layers.append(model)
+            if stage in model.stages:
+                layers.append(model.stages[stage])
+        return layers
+
     def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
         """The parameters of one call, the more specific section over the less specific one."""
         key = (stage, model_id, endpoint)
@@ -266,16 +301,8 @@ class LoadedSettings:
 
     def _sampling(self, stage: Stage, model_id: str, endpoint: str) -> tuple[Sampling, bool]:
         """What the sections say, and whether each generation is to have a seed of its own."""
-        settings = self.settings
-        layers: list[SamplingSettings] = [settings.endpoints[endpoint]]
-        if stage in settings.stages:
-            layers.append(settings.stages[stage])
-        model = settings.models.get(model_id)
-        if model is not None:
-            layers.append(model)
-            if stage in model.stages:
-                layers.append(model.stages[stage])
-        section = settings.endpoints[endpoint]
+        layers = self._layers(stage, model_id, endpoint)
+        section = self.settings.endpoints[endpoint]
         kind = kind_of(section)
         defaults = {"seed": kind.takes_seed(section), "max_tokens": kind.default_max_tokens}
         chosen: dict[str, Any] = dict(defaults)

@@ -29,6 +29,7 @@ class Ending:
 
     Attributes:
         left: selected rows that have no usable text at the end.
+        waiting: those of them that are in batches which are out.
         capped: the cap that stopped the run, in words.
         stopped: lanes that were stopped, by name, with the reason.
         failures: rows whose calls failed for good, by reason, in the membership's order.
@@ -39,6 +40,7 @@ class Ending:
     """
 
     left: int = 0
+    waiting: int = 0
     capped: str | None = None
     stopped: dict[str, str] = field(default_factory=dict)
     failures: dict[str, Rows] = field(default_factory=dict)
@@ -52,6 +54,7 @@ def ending_of(scheduler: Scheduler, membership: Membership, selected: bytearray,
     """The ending of a scheduler that has finished."""
     rows = membership.rows
     ending = Ending(
+        waiting=outcome.waiting,
         capped=scheduler.capped,
         stopped=dict(scheduler.stopped_lanes()),
         limits={lane.spec.name: lane.found() for lane in scheduler.lanes()},
@@ -94,6 +97,8 @@ class RunResult:
             return ExitCode(128 + self.signal)
         if self.ending.lost or self.ending.unrecorded:
             return ExitCode.FAILURES
+        if self.ending.waiting:
+            return ExitCode.WAITING
         if self.ending.capped is not None:
             return ExitCode.CAPPED
         bad = any(

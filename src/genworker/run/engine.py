@@ -147,8 +147,11 @@ class Alone:
         if watch is not None:
             clock = asyncio.get_running_loop().time
             cohort_id = station.membership.cohort_id
+            tender, scheduler = station.tender, station.scheduler
             watch(
-                RunInProgress(station.run_id, cohort_id, station.progress, station.scheduler, clock(), clock)
+                RunInProgress(
+                    station.run_id, cohort_id, station.progress, scheduler, clock(), clock, tender=tender
+                )
             )
         outcome = await runner.run()
         return ending_of(station.scheduler, station.membership, order.selected, outcome)
@@ -191,6 +194,8 @@ class _Engine:
             answer_tokens=options.answer_tokens,
             max_wait_s=options.max_wait_s,
             is_shard=options.shard is not None,
+            batch=options.batch,
+            detach=options.detach,
         )
 
     async def run(self) -> RunResult:
@@ -219,6 +224,7 @@ class _Engine:
                 station.store,
                 station.journal,
                 station.progress,
+                station.tender,
             )
             order = await planner.order()
             now = Now(station.project.paths, station.run_id)

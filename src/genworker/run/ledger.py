@@ -21,6 +21,7 @@ from genworker.core.membership import Membership
 from genworker.core.money import FindPrice, Money, add_answer, add_run
 from genworker.core.stages import STAGES, Stage
 from genworker.paths import METADATA_FILE, Paths
+from genworker.run.batch_money import batch_money
 from genworker.store.index import StoreIndex
 from genworker.store.ledger import read_accounts, read_made
 from genworker.store.reading import read_bytes
@@ -51,7 +52,13 @@ class Ledger:
 
 
 def read_ledger(
-    paths: Paths, membership: Membership, find_price: FindPrice, *, index: StoreIndex | None, but: str = ""
+    paths: Paths,
+    membership: Membership,
+    find_price: FindPrice,
+    *,
+    index: StoreIndex | None,
+    but: str = "",
+    batches: bool = True,
 ) -> Ledger:
     """Add up what all runs of a cohort have spent.
 
@@ -59,11 +66,14 @@ def read_ledger(
         index: the same store's, to count answers whose run has left no account as well: their metadata are
             read.
         but: a run to leave out: the one that asks.
+        batches: whether provider batches are counted; a run that tends them counts them itself.
     """
     ledger = Ledger()
     accounts = read_accounts(paths, membership.cohort_id, but=but)
     for account in accounts:
         add_run(ledger.money, account, find_price)
+    if batches:
+        ledger.money.merge(batch_money(paths, membership.cohort_id))
     if index is not None:
         _add_store(ledger, paths, membership, index, accounts, find_price, but)
     return ledger
@@ -122,6 +132,8 @@ def _add_store(
         for path in found:
             facts = _facts(path)
             if facts.run_id in runs or facts.cohort_id != membership.cohort_id or facts.mode != MODE_LLM:
+                continue
+            if "batch" in facts.record:  # its batch's own record has what it cost
                 continue
             add_answer(ledger.money, stage, facts, find_price)
 

@@ -24,6 +24,7 @@ from genworker.project.settings import Settings
 from genworker.run.caps import check_caps
 from genworker.run.ledger import read_ledger
 from genworker.run.requests import CohortWork, check_jobs
+from genworker.run.tender import Tender
 from genworker.store.disk import check_room
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.index import StoreIndex
@@ -42,6 +43,8 @@ class RunOptions:
         max_wait_s: over the settings' own; see `genworker.core.scheduler.RetryPolicy`.
         answer_tokens: over every configured `max_tokens`.
         shard: make only its lineages, with its share of everything that is limited.
+        batch: over what the settings say of batches, for endpoints that take them.
+        detach: end when only batches that are out are left.
     """
 
     stages: frozenset[Stage] | None = None
@@ -53,6 +56,8 @@ class RunOptions:
     max_wait_s: float | None = None
     answer_tokens: int | None = None
     shard: StaticShard | None = None
+    batch: bool | None = None
+    detach: bool = False
 
     def caps_over(self, settings: Settings) -> Caps:
         """The caps that hold: the options' own, else the settings'."""
@@ -104,6 +109,7 @@ class Planner:
     store: FilesystemStore
     journal: RunJournal
     progress: Progress
+    tender: Tender
     index: StoreIndex = field(init=False)
 
     def __post_init__(self) -> None:
@@ -191,6 +197,7 @@ class Planner:
             routes.find_price,
             index=self.index,
             but=self.run_id,
+            batches=False,
         )
         if caps:
             if self.options.if_locked is IfLocked.SHARE:
@@ -203,6 +210,9 @@ class Planner:
         budget = Budget(caps, ledger.spent)
         if caps and self.options.shard is not None:
             budget = _shard_budget(caps, ledger.money, self.options.shard)
+        budget.spent += self.tender.spent
+        budget.adopt(self.tender.reserved)
+        self.progress.batches, self.progress.landed = self.tender.money, self.tender.landed
         self.progress.cap_usd = budget.caps.usd
         return budget
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from genworker.core.batches import scaled
 from genworker.core.budget import ZERO, Price, Tariff
 from genworker.project.endpoints import kind_of
 from genworker.project.sections import PriceSettings
@@ -17,6 +18,7 @@ from genworker.project.settings import is_loopback
 if TYPE_CHECKING:
     from genworker.project.settings import Settings
 
+HALF = Decimal("0.5")
 _FREE_SUFFIX = ":free"
 """How OpenRouter names a model that costs nothing."""
 
@@ -44,6 +46,26 @@ def find_price(settings: Settings, endpoint: str, model_id: str, model: str) -> 
     if url is None or is_loopback(urlsplit(url).hostname):
         return None
     return _from_package(url, model)
+
+
+def batch_price(settings: Settings, endpoint: str, model_id: str, price: Price | None) -> Price | None:
+    """What a model costs in batches: less only where that is known or configured.
+
+    Args:
+        price: of a live call.
+    """
+    if price is None:
+        return None
+    section, model = settings.endpoints[endpoint], settings.models.get(model_id)
+    kind = kind_of(section)
+    configured = (
+        section.batch_discount if model is None or model.batch_discount is None else model.batch_discount
+    )
+    if configured is not None:
+        return scaled(price, 1 - configured, cached=True)
+    if kind.is_known_to_halve(section):
+        return scaled(price, HALF, cached=kind.halves_cache)
+    return scaled(price, Decimal(1), cached=True)
 
 
 def _from_settings(price: PriceSettings, where: str) -> Price:

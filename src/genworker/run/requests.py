@@ -48,6 +48,7 @@ class CohortWork:
     run_id: str
     version: str
     answer_tokens: int | None = None
+    batch: bool | None = None
     is_capped: bool = False
     _excess: dict[Route, Decimal] = field(default_factory=dict)  # of routes that have answered
     _warnings: list[str] = field(default_factory=list)
@@ -55,17 +56,33 @@ class CohortWork:
     _parents: dict[str | None, str] = field(default_factory=dict)
     _frames: dict[tuple[Stage, str], Frame | None] = field(default_factory=dict)
     _copies: dict[Stage, frozenset[str]] = field(init=False)
+    _in_batches: dict[tuple[Stage, str], bool] = field(default_factory=dict)
     _sharing: Counter[tuple[int, Stage, str, str]] = field(default_factory=Counter)
     _children: dict[int, list[int]] = field(default_factory=dict)
     routes: Routes = field(init=False)
 
     def __post_init__(self) -> None:
         self._copies = {stage: self.project.catalog.copies(stage) for stage in STAGES}
-        self.routes = Routes(self.project.loaded, self.model_name)
+        self.routes = Routes(self.project.loaded, self.model_name, in_batches=self.in_batches)
 
     def route(self, job: int) -> Route:
         """The endpoint that a row is asked at now, and the model's name there."""
         return self.routes.of(job, self.membership.rows[job].llm_model_id or "")
+
+    def in_batches(self, job: int) -> bool:
+        """Whether a row is asked in batches: as the command says, else as the settings do."""
+        row, loaded = self.membership.rows[job], self.project.loaded
+        key = row.stage, row.llm_model_id or ""
+        found = self._in_batches.get(key)
+        if found is None:
+            endpoint = loaded.endpoint_of(key[1])
+            found = False
+            if endpoint is not None:
+                can = kind_of(loaded.settings.endpoints[endpoint]).batches is not None
+                said = loaded.asks_in_batches(*key, endpoint) if self.batch is None else self.batch
+                found = can and said
+            self._in_batches[key] = found
+        return found
 
     def is_copy(self, job: int) -> bool:
         """Whether a row's text is its parent's, and no model is asked."""
@@ -281,6 +298,7 @@ def open_work(
     *,
     run_id: str = "",
     answer_tokens: int | None = None,
+    batch: bool | None = None,
     templates: TemplateFiles | None = None,
 ) -> CohortWork:
     """The work of a cohort, with the combos that its drafts are about.
@@ -288,6 +306,7 @@ def open_work(
     Args:
         run_id: of the run that makes the rows; empty where none are made.
         answer_tokens: replaces ``max_tokens`` of the settings.
+        batch: over what the settings say of batches.
         templates: those that have been read already, where several cohorts are looked at.
     """
     from genworker import __version__
@@ -300,6 +319,7 @@ def open_work(
         run_id,
         __version__,
         answer_tokens=answer_tokens,
+        batch=batch,
     )
 
 

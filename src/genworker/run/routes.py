@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from genworker.core.batches import BatchSpec
 from genworker.core.budget import ZERO, Charge, Price, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import MembershipRow
 from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
 from genworker.core.stages import Stage
-from genworker.project.endpoints import KINDS
-from genworker.project.settings import LoadedSettings, Settings
-from genworker.run.pricing import find_price
+from genworker.project.endpoints import KINDS, EndpointSettings
+from genworker.project.settings import LoadedSettings, ModelSettings, Settings
+from genworker.run.pricing import batch_price, find_price
 
 UNBOUNDED_ANSWER_TOKENS = 131_072
 """Taken for the longest answer where no `max_tokens` is set; caps on money and tokens demand one."""
 
 ONE = Decimal(1)
+MAX_BATCH_BYTES = 50_000_000
+"""A batch's requests: a quarter of what OpenAI takes. They are in memory once, when they are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Route:
         model: the name that the endpoint is asked for.
         price: ``None`` when nobody knows it.
         is_fallback: whether it stands in for another route.
+        batch: whether it is asked in batches.
     """
 
     endpoint: str
@@ -42,11 +46,13 @@ class Route:
     model: str
     price: Price | None
     is_fallback: bool = False
+    batch: bool = False
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.endpoint}/{self.model if self.is_fallback else self.model_id}"
+        name = f"{self.endpoint}/{self.model if self.is_fallback else self.model_id}"
+        return f"{name} in batches" if self.batch else name
 
 
 @dataclass(slots=True)
@@ -55,33 +61,41 @@ class Routes:
 
     Attributes:
         lanes: each job's lane; the scheduler changes it when a row is handed to a fallback.
+        in_batches: whether a job is asked in batches.
     """
 
     loaded: LoadedSettings
     model_name: Callable[[str], str]
     lanes: array[int] = field(default_factory=lambda: array("h"))
+    in_batches: Callable[[int], bool] = field(default=lambda job: False)
     by_lane: list[Route] = field(default_factory=list)
-    _primary: dict[str, Route] = field(default_factory=dict)
+    _primary: dict[tuple[str, bool], Route] = field(default_factory=dict)
     _prices: dict[tuple[str, str, str], Price | None] = field(default_factory=dict)
 
     def _kind(self, endpoint: str) -> str:
         return self.loaded.settings.endpoints[endpoint].kind
 
-    def primary(self, model_id: str) -> Route:
+    def primary(self, model_id: str, *, batch: bool = False) -> Route:
         """Where a model is asked first."""
-        route = self._primary.get(model_id)
+        route = self._primary.get((model_id, batch))
         if route is None:
             endpoint = self.loaded.endpoint_of(model_id)
             assert endpoint is not None, "checked before the run"
             model = self.model_name(model_id)
-            price = find_price(self.loaded.settings, endpoint, model_id, model)
-            route = self._primary[model_id] = Route(endpoint, self._kind(endpoint), model_id, model, price)
+            settings = self.loaded.settings
+            price = find_price(settings, endpoint, model_id, model)
+            if batch:
+                price = batch_price(settings, endpoint, model_id, price)
+            route = Route(endpoint, self._kind(endpoint), model_id, model, price, batch=batch)
+            self._primary[model_id, batch] = route
         return route
 
     def of(self, job: int, model_id: str) -> Route:
         """Where a job is asked now."""
         lane = self.lanes[job] if job < len(self.lanes) else NO_LANE
-        return self.by_lane[lane] if lane != NO_LANE else self.primary(model_id)
+        if lane != NO_LANE:
+            return self.by_lane[lane]
+        return self.primary(model_id, batch=self.in_batches(job))
 
     def build(self, count: int, models: Iterable[tuple[int, str]]) -> tuple[list[LaneSpec], list[str]]:
         """Make the lanes.
@@ -94,13 +108,15 @@ class Routes:
             The lanes' specs, and the endpoints' names as the specs number them.
         """
         self.lanes = array("h", [NO_LANE]) * count
-        numbers: dict[str, int] = {}
+        numbers: dict[tuple[str, bool], int] = {}
         for job, model_id in models:
-            lane = numbers.get(model_id)
+            key = model_id, self.in_batches(job)
+            lane = numbers.get(key)
             if lane is None:
-                lane = numbers[model_id] = len(self.by_lane)
-                self.by_lane.append(self.primary(model_id))
+                lane = numbers[key] = len(self.by_lane)
+                self.by_lane.append(self.primary(model_id, batch=key[1]))
             self.lanes[job] = lane
+        live = self._add_live_lanes()
         fallbacks = self._add_fallbacks()
         endpoints: dict[str, int] = {}
         settings = self.loaded.settings
@@ -115,9 +131,46 @@ class Routes:
                     fallback=fallbacks.get(number, -1),
                     rpm=model.rpm if model else None,
                     tpm=model.tpm if model else None,
+                    batch=self._batch_spec(route) if route.batch else None,
+                    live=live.get(number, -1),
                 )
             )
         return specs, list(endpoints)
+
+    def _batch_spec(self, route: Route) -> BatchSpec:
+        batches = self.loaded.settings.batches
+        return BatchSpec(
+            batches.max_rows,
+            MAX_BATCH_BYTES,
+            batches.linger_s,
+            distinct_counts=not KINDS[route.kind].batch_marks,
+            tail=self._batch_tail(route),
+        )
+
+    def _batch_tail(self, route: Route) -> int:
+        section, model = self._sections(route)
+        tail = section.batch_tail if model is None or model.batch_tail is None else model.batch_tail
+        return tail or 0
+
+    def _goes_live(self, route: Route) -> bool:
+        """Whether rows that batches do not answer are asked call by call."""
+        section, model = self._sections(route)
+        return ((model and model.batch_then) or section.batch_then) == "live"
+
+    def _sections(self, route: Route) -> tuple[EndpointSettings, ModelSettings | None]:
+        settings = self.loaded.settings
+        return settings.endpoints[route.endpoint], settings.models.get(route.model_id)
+
+    def _add_live_lanes(self) -> dict[int, int]:
+        """Batch lane to the lane that asks the same call by call, where rows may go there."""
+        result: dict[int, int] = {}
+        for number, route in enumerate(list(self.by_lane)):
+            if route.batch and (self._batch_tail(route) or self._goes_live(route)):
+                live = self.primary(route.model_id)
+                if live not in self.by_lane:
+                    self.by_lane.append(live)
+                result[number] = self.by_lane.index(live)
+        return result
 
     def _add_fallbacks(self) -> dict[int, int]:
         """Lane to the lane that stands in for it; routes that only stand in are appended."""
@@ -130,7 +183,8 @@ class Routes:
                 same = (
                     other
                     for other, known in enumerate(self.by_lane)
-                    if (known.endpoint, known.model) == (target.endpoint, target.model)
+                    if (known.endpoint, known.model, known.batch)
+                    == (target.endpoint, target.model, target.batch)
                 )
                 found = next(same, None)
                 if found is None:
@@ -168,6 +222,8 @@ class Routes:
 
     def fallback(self, route: Route) -> Route | None:
         """The route that gets what this one refuses for good."""
+        if route.batch and self._goes_live(route):
+            return self.primary(route.model_id)
         settings = self.loaded.settings
         sections = [settings.endpoints[route.endpoint]]
         model = settings.models.get(route.model_id)

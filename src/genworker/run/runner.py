@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from genworker.core.budget import Price
 from genworker.core.completion import Completion, CompletionRequest, FinishReason
 from genworker.core.events import (
     Abandoned,
@@ -44,6 +45,7 @@ from genworker.core.membership import Membership
 from genworker.core.progress import Progress, StageProgress, Tally
 from genworker.core.scheduler import NO_LANE, GiveUp, JobState, Scheduler, Start
 from genworker.core.stages import Stage
+from genworker.core.waves import Close
 from genworker.errors import (
     GenworkerError,
     MalformedAnswerError,
@@ -53,6 +55,7 @@ from genworker.errors import (
 )
 from genworker.ports import GenerationStore, Journal, Provider, Work
 from genworker.run.deadline import Deadline, Timer
+from genworker.run.tender import BatchEndpoint, FailedRow, Settling, Tender
 
 PARENT_CACHE = 256
 """Parents read from the store that are kept for their other children."""
@@ -72,11 +75,13 @@ class Outcome:
     Attributes:
         lost: answers that could not be stored, as (gen_id, reason).
         unrecorded: why the end of the journal could not be written.
+        waiting: rows that are left in batches that are out.
         broken: the first bug that a job met; raised by `Runner.run` after the others have been saved.
     """
 
     lost: list[tuple[str, str]] = field(default_factory=list)
     unrecorded: str | None = None
+    waiting: int = 0
     broken: BaseException | None = None
 
 
@@ -94,6 +99,22 @@ class _ByStage:
         pass
 
 
+@dataclass(frozen=True, slots=True)
+class BatchLane:
+    """A lane whose rows are asked in batches.
+
+    Attributes:
+        model_id: the model's id in the catalogue.
+        model: the name that the endpoint is asked for.
+        price: what a batch costs there; ``None`` when nobody knows it.
+    """
+
+    endpoint: BatchEndpoint
+    model_id: str
+    model: str
+    price: Price | None
+
+
 class Runner:
     """Runs the jobs of a scheduler until it is finished.
 
@@ -106,6 +127,9 @@ class Runner:
         salvage: brings in what workers that have died had on disk; called before a generation is paid
             for, since one of them may have been at it. Returns what it has put in place during this run;
             ``None`` while another worker does that, so that nothing is known yet.
+        tender: the batches of the data root; ``None`` where there are none and none are made.
+        batch_lanes: the lanes whose rows are asked in batches.
+        detach: end when only batches that are out are left.
     """
 
     def __init__(
@@ -123,7 +147,15 @@ class Runner:
         disputed: Container[int] = frozenset(),
         tally: Tally | None = None,
         salvage: Callable[[], Awaitable[Collection[tuple[Stage, str]] | None]] | None = None,
+        tender: Tender | None = None,
+        batch_lanes: Mapping[int, BatchLane] | None = None,
+        detach: bool = False,
     ) -> None:
+        self._tender = tender
+        self._batch_lanes = batch_lanes or {}
+        self._detach = detach
+        self._batch_tries: dict[int, tuple[int, int]] = {}  # batches that failed a job, or never ran it
+        self._freed: set[int] = set()  # batched jobs that need their parent's text no more
         self._scheduler = scheduler
         self._membership = membership
         self._lanes = lanes
@@ -161,9 +193,14 @@ class Runner:
         loop = asyncio.get_running_loop()
         self._clock: Callable[[], float] = loop.time
         self._finished = loop.create_future()
+        if self._tender is not None:
+            self._tender.start(self)
         self.pump()
         try:
             await self._finished
+            if self._tender is not None:
+                await self._tender.leave()
+                self.outcome.waiting = self._scheduler.batched
         finally:
             self._cancel_timers()
         unwritten = self._journal.trouble()
@@ -192,6 +229,8 @@ class Runner:
         self._hurried.set()
         for task in list(self._calls.values()):
             task.cancel()
+        if self._tender is not None:
+            self._tender.hurry()
         self.pump()
 
     # The loop
@@ -208,10 +247,15 @@ class Runner:
             self._tasks.add(task)
             task.add_done_callback(self._mended)
         # Nothing more is bought while the disk refuses what has been bought.
-        while not self._refusing and (start := scheduler.next_start(now)) is not None:
-            self._spawn(self._attempt(start), start.job)
+        while not self._refusing:
+            if (start := scheduler.next_start(now)) is not None:
+                self._spawn(self._attempt(start), start.job)
+            elif (close := scheduler.next_batch(now)) is not None:
+                self._close(close)
+            else:
+                break
         self._note_ended()
-        if not self._tasks and scheduler.finished:
+        if not self._tasks and (scheduler.finished or self._may_detach()):
             self._finished.set_result(None)
             return
         if self._timer is not None:
@@ -220,7 +264,11 @@ class Runner:
         wake_at = scheduler.wake_at(now)
         if wake_at is not None and not scheduler.draining:
             self._timer = asyncio.get_running_loop().call_at(wake_at, self.pump)
-        elif not self._tasks and scheduler.lease is None:
+        elif (
+            not self._tasks
+            and scheduler.lease is None
+            and (self._tender is None or not self._tender.is_tending)
+        ):
             self.outcome.broken = RuntimeError("the scheduler waits for nothing: this is a bug")
             self._finished.set_result(None)
 
@@ -258,18 +306,24 @@ class Runner:
     def _note_ended(self) -> None:
         """Free the texts of parents whose children are all settled; count what was blocked or stopped."""
         for job in self._scheduler.take_ended():
-            parent = self._membership.parents[job]
-            if parent in self._uses:
-                self._uses[parent] -= 1
-                if self._uses[parent] <= 0:
-                    del self._uses[parent]
-                    self._texts.pop(parent, None)
+            if job in self._freed:
+                self._freed.discard(job)
+            else:
+                self._free_parent(job)
             state = self._scheduler.state(job)
             if state is JobState.BLOCKED:
                 self._tally.stage(job).blocked += 1
             elif state is JobState.STOPPED:
                 self._tally.stage(job).stopped += 1
             self._tally.ended(job)
+
+    def _free_parent(self, job: int) -> None:
+        parent = self._membership.parents[job]
+        if parent in self._uses:
+            self._uses[parent] -= 1
+            if self._uses[parent] <= 0:
+                del self._uses[parent]
+                self._texts.pop(parent, None)
 
     # One job
 
@@ -290,6 +344,9 @@ class Runner:
             self._scheduler.failed_before_call(job, str(error))
             await self._give_up(job, str(error), attempt=start.attempt, kind=type(error).__name__)
             return
+        if self._lanes[job] in self._batch_lanes:
+            await self._queue(job, request)
+            return
         if not self._clear(job, start.attempt, request):
             return  # it will be started another time, and keeps its claim until then
         await self._call(job, start.attempt, request)
@@ -305,6 +362,14 @@ class Runner:
             return False
         waited = job in self._elsewhere
         placed: Collection[tuple[Stage, str]] | None = ()
+        if self._tender is not None and (hold := self._tender.holds(job, row.stage, row.gen_id)) is not None:
+            # Looked at after the claim: a batch that is in place later was formed under a claim of its own.
+            self._elsewhere[job] = 1  # whoever made it: what stands there then is taken over
+            self._scheduler.held(job)
+            await self._store.release(row.stage, row.gen_id)
+            if hold:
+                self.batch_stranded(job, hold)
+            return False
         if self._salvage is not None:
             async with self._salvaging:
                 placed = await self._salvage()
@@ -323,6 +388,133 @@ class Runner:
         self._settle(job, theirs)
         await self._store.release(row.stage, row.gen_id)
         return False
+
+    # Batches
+
+    async def _queue(self, job: int, request: CompletionRequest) -> None:
+        """Write a row's request down for its lane's next batch; its money is reserved, its claim is kept."""
+        assert self._tender is not None
+        row, lane = self._membership.rows[job], self._lanes[job]
+        worst = self._work.worst_case(job, request)
+        if not self._scheduler.clear(job, worst, self._clock()):
+            self.pump()
+            return
+        try:
+            size_bytes = self._tender.write(
+                lane,
+                self._batch_lanes[lane].endpoint,
+                request,
+                self._work.facts(job),
+                self._work.call_facts(job, request),
+                worst,
+                replace=job in self._replace,
+                tries=self._batch_tries.get(job, (0, 0)),
+            )
+        except StoreError as error:
+            self._scheduler.failed_before_call(job, str(error))
+            await self._give_up(job, str(error), attempt=1, kind=type(error).__name__)
+            return
+        self._scheduler.queued(job, size_bytes, len(request.prompt) // 4 + 1, self._clock())
+        if row.parent_gen_id is not None and job not in self._freed:
+            self._freed.add(job)
+            self._free_parent(job)
+        self.pump()
+
+    def _close(self, close: Close) -> None:
+        assert self._tender is not None
+        lane = self._batch_lanes[close.lane]
+        self._tender.close(close, lane.endpoint, lane.model_id, lane.model, lane.price, self._published)
+
+    async def _published(self, jobs: Sequence[int]) -> None:
+        """A batch is in place and holds its rows: their claims are not needed any more."""
+        self._progress.calls += len(jobs)
+        for job in jobs:
+            row = self._membership.rows[job]
+            await self._store.release(row.stage, row.gen_id)
+
+    def _may_detach(self) -> bool:
+        return (
+            self._detach
+            and self._tender is not None
+            and self._scheduler.waits_for_batches
+            and self._tender.all_are_out
+        )
+
+    async def batch_answered(
+        self, job: int, answer: Answer, completion: Completion, standing: Generation | None, money: Settling
+    ) -> bool:
+        """See `genworker.run.tender.BatchRows.batch_answered`."""
+        self._scheduler.landed(job, money.worst, money.charge)
+        try:
+            self._count(answer.facts.max_tokens, completion)
+            self._batch_tries.pop(job, None)
+            if standing is not None:
+                self._settle(job, standing)
+            elif not await self._commit(job, answer):
+                return False
+        except BaseException:
+            if self._scheduler.state(job) is JobState.COMMITTING:  # a bug: nobody must wait for this row
+                self._scheduler.lost(job, "internal error")
+            raise
+        finally:
+            self.pump()
+        return True
+
+    async def batch_failed(self, job: int, failed: FailedRow) -> None:
+        """See `genworker.run.tender.BatchRows.batch_failed`."""
+        self._scheduler.correct(failed.money.worst, failed.money.charge)
+        self._batch_tries[job] = (failed.failures, failed.lapses)
+        row, error = self._membership.rows[job], failed.error
+        decision = self._scheduler.returned(
+            job, error, self._clock(), failures=failed.failures, lapses=failed.lapses
+        )
+        ended: dict[str, Any] = {
+            "stage": row.stage,
+            "gen_id": row.gen_id,
+            "attempt": failed.failures + failed.lapses,
+            "kind": "Lapsed" if error is None else type(error).__name__.removesuffix("Error"),
+            "status": None if error is None else error.status,
+            "request_id": None if error is None else error.request_id,
+            "may_be_billed": False,  # a batch's own record says what it cost
+            "latency_s": None,
+        }
+        reasons = dict(self._scheduler.stopped_lanes()) if decision.stopped else {}
+        for lane in decision.stopped:
+            self._journal.record(LaneStopped(lane, reasons[lane]))
+        if not isinstance(decision, GiveUp):
+            self._progress.retries += 1
+            what = "the batch did not run it" if error is None else error.message
+            self._journal.record(Retried(**ended, error=what, pause_s=0.0, fallback=decision.lane))
+        elif decision.failed:
+            self._journal.record(CallFailed(**ended, error=decision.reason))
+            self._progress.stages[row.stage].errors += 1
+        else:
+            self._journal.record(CallStopped(**ended, error=decision.reason))
+
+    def batch_stranded(self, job: int, reason: str) -> None:
+        """See `genworker.run.tender.BatchRows.batch_stranded`."""
+        self._scheduler.stranded(job, reason)
+
+    def batch_unheld(self, job: int) -> None:
+        """See `genworker.run.tender.BatchRows.batch_unheld`."""
+        self._scheduler.unheld(job)
+
+    def batch_over(self, lane: int, rows: int, tokens: int, *, is_over_limit: bool) -> None:
+        """See `genworker.run.tender.BatchRows.batch_over`."""
+        self._scheduler.batch_ended(lane, rows, tokens, self._clock(), is_over_limit=is_over_limit)
+
+    def batch_money(self, money: Settling) -> None:
+        """See `genworker.run.tender.BatchRows.batch_money`."""
+        self._scheduler.correct(money.worst, money.charge)
+
+    def batches_moved(self) -> None:
+        """See `genworker.run.tender.BatchRows.batches_moved`."""
+        self.pump()
+
+    def batch_broken(self, error: BaseException) -> None:
+        """See `genworker.run.tender.BatchRows.batch_broken`."""
+        self.outcome.broken = self.outcome.broken or error
+        self._scheduler.drain()
 
     def _wait_for_other(self, job: int) -> None:
         """Look again in a while; meanwhile the run works on what is free."""
@@ -417,7 +609,7 @@ class Runner:
         self._scheduler.answered(job, completion, self._clock(), cost)
         for what in self._work.take_warnings():
             self._journal.record(Warned(what))
-        self._count(request, completion)
+        self._count(request.sampling.max_tokens, completion)
         asked = self._work.call_facts(job, request)
         came = AnswerFacts(
             response_model=completion.model,
@@ -452,14 +644,14 @@ class Runner:
         asyncio.get_running_loop().call_soon(self.pump)
         await self._commit(job, answer)
 
-    def _count(self, request: CompletionRequest, completion: Completion) -> None:
+    def _count(self, max_tokens: int | None, completion: Completion) -> None:
         self._progress.answered(self._clock())
         self._progress.input_tokens += completion.usage.input_tokens or 0
         self._progress.output_tokens += completion.usage.output_tokens or 0
         if completion.is_odd_word and completion.finish_word is not None:
             self._progress.odd_words[completion.finish_word] += 1
         # Some gateways call a cut answer whole. Reasoning that is billed beside it is no sign of that.
-        usage, limit = completion.usage, request.sampling.max_tokens
+        usage, limit = completion.usage, max_tokens
         written = (usage.output_tokens or 0) - (usage.reasoning_tokens or 0)
         if completion.finish_reason is FinishReason.STOP and limit is not None and written >= limit:
             self._progress.past_limit += 1
@@ -542,13 +734,15 @@ class Runner:
         )
         await self._store.release(row.stage, row.gen_id)
 
-    async def _commit(self, job: int, answer: Answer) -> None:
+    async def _commit(self, job: int, answer: Answer) -> bool:
+        """Store an answer and settle its job; ``False``: the disk refused it."""
         generation = await self._keep(job, answer)
         if generation is not None:
             self._settle(job, generation)
-            return
+            return True
         self._scheduler.lost(job, self.outcome.lost[-1][1])
         self._tally.stage(job).errors += 1
+        return False
 
     async def _keep(self, job: int, answer: Answer) -> Generation | None:
         """Store what was paid for; what the disk refuses is tried for a while, then named and given up."""

@@ -17,6 +17,7 @@ from genworker.core.membership import Membership
 from genworker.core.progress import Progress, Tally
 from genworker.core.scheduler import Scheduler
 from genworker.core.stages import STAGES, Stage
+from genworker.errors import ConfigError
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
@@ -24,12 +25,17 @@ from genworker.project.settings import LoadedSettings
 from genworker.run.planning import Order, salvage
 from genworker.run.requests import open_work
 from genworker.run.routes import endpoint_specs, retry_policy
-from genworker.run.runner import Runner
+from genworker.run.runner import BatchLane, Runner
+from genworker.run.tender import BatchEndpoint, Tender, TenderPolicy
+from genworker.store.batches import Shelf, key_tag
 from genworker.store.cohorts import Modes
 from genworker.store.disk import filesystem_warning, free_descriptors
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import Listener, RunJournal
 from genworker.store.raw_copies import RawCopies
+
+SAFE_SETTLE_S = 120.0
+"""For so long a provider may act on a call whose connection has ended, as far as is known."""
 
 
 class Activity(Protocol):
@@ -62,6 +68,7 @@ class RunInProgress:
     clock: Callable[[], float]
     crew: Callable[[], str] | None = None
     """The workers in a few words, where there are several."""
+    tender: Tender | None = None
 
 
 class Station:
@@ -76,6 +83,7 @@ class Station:
         first: the journal's first line; that of a run by itself without.
         is_shard: whether other runs make other lineages of the cohort: then nothing of theirs is salvaged in
             mid-run, since nothing of it is wanted here.
+        batch, detach: see `genworker.run.planning.RunOptions`.
 
     Attributes:
         progress: what the worker has done so far.
@@ -84,6 +92,7 @@ class Station:
 
     store: FilesystemStore
     journal: RunJournal
+    tender: Tender
     scheduler: Scheduler
     stages: bytearray
     """Each row's stage as a number, as the scheduler has it."""
@@ -99,6 +108,8 @@ class Station:
         max_wait_s: float | None = None,
         first: Event | None = None,
         is_shard: bool = False,
+        batch: bool | None = None,
+        detach: bool = False,
     ) -> None:
         self.project = project
         self.membership = membership
@@ -109,9 +120,11 @@ class Station:
         self.max_wait_s = max_wait_s
         self._first = first
         self._is_shard = is_shard
+        self._detach = detach
+        self._batch_endpoints: dict[str, BatchEndpoint] = {}
         self._stack = AsyncExitStack()
         self._salvaged: set[tuple[Stage, str]] = set()
-        self.work = open_work(project, membership, run_id=run_id, answer_tokens=answer_tokens)
+        self.work = open_work(project, membership, run_id=run_id, answer_tokens=answer_tokens, batch=batch)
 
     async def __aenter__(self) -> Station:
         await self._stack.__aenter__()
@@ -158,6 +171,48 @@ class Station:
         warning = filesystem_warning(paths.data_root)
         if warning is not None:
             self.journal.record(Warned(warning))
+        batches = self.project.loaded.settings.batches
+        if batches.settle_s < SAFE_SETTLE_S:
+            self.journal.record(
+                Warned(
+                    f"batches.settle_s = {batches.settle_s:g} is below {SAFE_SETTLE_S:g}: "
+                    "a batch whose making broke off may be made and paid for twice"
+                )
+            )
+        self.tender = Tender(
+            Shelf(paths, self.run_id, group_permissions=group),
+            endpoint_of=self._batch_endpoint_of,
+            cohort_id=self.membership.cohort_id,
+            policy=TenderPolicy(batches.poll_s, batches.settle_s, batches.max_wait_s),
+            store=self.store,
+            journal=self.journal,
+        )
+        self._stack.callback(self.tender.release)
+        await asyncio.to_thread(self.tender.adopt)
+
+    def _batch_endpoint(self, name: str) -> BatchEndpoint:
+        """An endpoint of the settings that takes batches."""
+        found = self._batch_endpoints.get(name)
+        if found is None:
+            found = self._batch_endpoints[name] = make_batch_endpoint(self.project.loaded, name)
+            self._stack.push_async_callback(found.provider.aclose)
+        return found
+
+    def _batch_endpoint_of(self, name: str, url: str | None, kind: str) -> BatchEndpoint | str:
+        """The endpoint that a batch was formed for, or why there is none."""
+        section = self.project.loaded.settings.endpoints.get(name)
+        if section is None:
+            return f"there is no [endpoints.{name}]"
+        if (
+            section.kind != kind
+            or kind_of(section).address(section) != url
+            or kind_of(section).batches is None
+        ):
+            return f"[endpoints.{name}] is another one now (it was {kind}, {url})"
+        try:
+            return self._batch_endpoint(name)
+        except ConfigError as error:
+            return str(error)
 
     async def set_up(
         self,
@@ -177,7 +232,7 @@ class Station:
         Raises:
             ConfigError: an endpoint cannot be opened.
         """
-        settings = self.project.loaded.settings
+        settings, rows = self.project.loaded.settings, self.membership.rows
         parents, lanes = self.membership.parents, self.work.routes.lanes
         caps = order.budget.caps
         self.work.is_capped = caps.usd is not None or caps.tokens is not None
@@ -195,6 +250,7 @@ class Station:
             budget=order.budget,
             depth=len(STAGES),
             lease=lease,
+            batched=self.tender.match((job, rows[job].stage, rows[job].gen_id) for job in order.jobs),
         )
         providers = [by_endpoint[spec.endpoint] for spec in order.specs]
         for provider in dict.fromkeys(providers):
@@ -213,6 +269,15 @@ class Station:
             disputed=disputed,
             tally=tally,
             salvage=None if lease is not None or self._is_shard else self._salvage_the_dead,
+            tender=self.tender,
+            batch_lanes={
+                number: BatchLane(
+                    self._batch_endpoint(route.endpoint), route.model_id, route.model, route.price
+                )
+                for number, route in enumerate(self.work.routes.by_lane)
+                if route.batch
+            },
+            detach=self._detach,
         )
         return self.runner
 
@@ -223,6 +288,19 @@ class Station:
             if self.store.a_run_has_died():
                 return None  # another worker sweeps it
         return self._salvaged
+
+
+def make_batch_endpoint(loaded: LoadedSettings, name: str) -> BatchEndpoint:
+    """The endpoint of a section, for batches.
+
+    Raises:
+        ConfigError: its key is not set.
+    """
+    section, access = loaded.settings.endpoints[name], loaded.access(name)
+    kind = kind_of(section)
+    assert kind.batches is not None, "asked of kinds that take batches"
+    tag = key_tag(None if access.key is None else access.key.get_secret_value())
+    return BatchEndpoint(name, kind.batches(section, access), kind.address(section), section.kind, tag)
 
 
 def make_provider(loaded: LoadedSettings, name: str) -> Provider:

@@ -25,7 +25,7 @@ import shutil
 import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -42,7 +42,7 @@ from genworker.core.batches import (
     price_to_json,
     read_log,
 )
-from genworker.core.budget import Charge, Price
+from genworker.core.budget import NOTHING, Charge, Price
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
@@ -78,7 +78,7 @@ class Intent:
         count: rows.
         digest: SHA-256 of the requests, in hex.
         key_tag: tells whether two keys are the same, and nothing else about them.
-        worst: what all rows may cost at most.
+        worsts: what the rows of each stage may cost at most.
         formed_at: in UTC, ISO 8601.
     """
 
@@ -97,13 +97,20 @@ class Intent:
     size_bytes: int
     digest: str
     key_tag: str
-    worst: Charge
+    worsts: Mapping[Stage, Charge]
     formed_at: str
+
+    @property
+    def worst(self) -> Charge:
+        """What all rows may cost at most."""
+        whole = sum(self.worsts.values(), start=NOTHING)
+        return replace(whole, priced=self.price is not None)
 
     def to_json(self) -> dict[str, Any]:
         """The record in ``intent.json``."""
-        record = {name: getattr(self, name) for name in Intent.__slots__ if name not in ("price", "worst")}
-        return {**record, "price": price_to_json(self.price), "worst": charge_to_json(self.worst)}
+        record = {name: getattr(self, name) for name in Intent.__slots__ if name not in ("price", "worsts")}
+        worsts = {stage.value: charge_to_json(charge) for stage, charge in self.worsts.items()}
+        return {**record, "price": price_to_json(self.price), "worsts": worsts}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Intent:
@@ -112,7 +119,7 @@ class Intent:
         Raises:
             KeyError, TypeError, ValueError, ArithmeticError: it is none.
         """
-        values = {name: record[name] for name in Intent.__slots__ if name not in ("price", "worst")}
+        values = {name: record[name] for name in Intent.__slots__ if name not in ("price", "worsts")}
         wrong = [
             name
             for name, value in values.items()
@@ -120,8 +127,8 @@ class Intent:
         ]
         if wrong:
             raise ValueError(f"{wrong[0]} is {values[wrong[0]]!r}")
-        price, worst = price_from_json(record["price"]), charge_from_json(record["worst"])
-        return cls(**values, price=price, worst=worst)
+        worsts = {Stage(name): charge_from_json(charge) for name, charge in record["worsts"].items()}
+        return cls(**values, price=price_from_json(record["price"]), worsts=worsts)
 
 
 _INTENT_TYPES: dict[str, type] = {"count": int, "size_bytes": int, "is_free_when_lapsed": bool}
@@ -230,7 +237,7 @@ class Forming:
     Attributes:
         rows: items so far.
         size_bytes: of the requests.
-        worst: what they may cost at most.
+        worsts: what those of each stage may cost at most.
     """
 
     def __init__(self, shelf: Shelf, number: int) -> None:
@@ -240,10 +247,13 @@ class Forming:
         self._place = shelf.root / f"{FORMING}{shelf.run_id}-{number}"
         make_directories(shelf.root, shelf.dir_mode)
         os.mkdir(self._place, shelf.dir_mode)  # noqa: PTH102
+        self._lock = FileLock(self._place / LOCK, shelf.file_mode)
+        if not self._lock.acquire(holder_facts(shelf.run_id)):
+            raise OSError(f"{self._lock.path} is locked")
         self._items = self._open(ITEMS)
         self._requests = self._open(REQUESTS)
-        self._ends: list[tuple[int, int, Charge]] = []
-        self.worst = Charge()
+        self._ends: list[tuple[int, int, Stage, Charge]] = []
+        self.worsts: dict[Stage, Charge] = {}
 
     def _open(self, name: str) -> IO[bytes]:
         return open(
@@ -279,13 +289,14 @@ class Forming:
         except OSError:
             self._cut(items_end, requests_end)
             raise
-        self._ends.append((items_end + len(line), requests_end + len(request) + 1, item.worst))
-        self.worst = self.worst + item.worst
+        ends = (items_end + len(line), requests_end + len(request) + 1)
+        self._ends.append((*ends, item.stage, item.worst))
+        self.worsts[item.stage] = self.worsts.get(item.stage, NOTHING) + item.worst
 
     def keep(self, rows: int) -> None:
         """Drop the last items, down to so many."""
-        for _, _, worst in self._ends[rows:]:
-            self.worst = self.worst - worst
+        for _, _, stage, worst in self._ends[rows:]:
+            self.worsts[stage] -= worst
         del self._ends[rows:]
         self._cut(*(self._ends[-1][:2] if self._ends else (0, 0)))
 
@@ -296,7 +307,7 @@ class Forming:
             stream.truncate(end)
             stream.seek(end)
 
-    def publish(self, facts: Mapping[str, Any], worst_priced: bool) -> OpenBatch:
+    def publish(self, facts: Mapping[str, Any]) -> OpenBatch:
         """Put it in place, whole and synced: from here on it holds its rows. It is locked by this process.
 
         Args:
@@ -315,7 +326,6 @@ class Forming:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
         batch = f"{self.formed:%Y%m%dT%H%M%SZ}-{self.nonce}"
-        worst = Charge(self.worst.usd, self.worst.calls, self.worst.tokens, priced=worst_priced)
         intent = Intent(
             batch=batch,
             nonce=self.nonce,
@@ -323,21 +333,18 @@ class Forming:
             count=self.rows,
             size_bytes=self.size_bytes,
             digest=digest.hexdigest(),
-            worst=worst,
+            worsts={stage: worst for stage, worst in self.worsts.items() if worst.calls},
             formed_at=self.formed.isoformat(timespec="milliseconds"),
             **facts,
         )
         _write(self._place / INTENT, orjson.dumps(intent.to_json()), shelf.file_mode)
         _write(self._place / LOG, b"", shelf.file_mode)
-        lock = FileLock(self._place / LOCK, shelf.file_mode)
-        if not lock.acquire(holder_facts(shelf.run_id)):
-            raise OSError(f"{lock.path} is locked")
         sync_path(self._place)
         place = shelf.root / batch
         os.rename(self._place, place)  # noqa: PTH104
-        lock.path = place / LOCK
+        self._lock.path = place / LOCK
         sync_path(shelf.root)
-        return OpenBatch(shelf, place, intent, Story(), lock)
+        return OpenBatch(shelf, place, intent, Story(), self._lock)
 
     def drop(self) -> None:
         """Nothing was sent: forget it."""
@@ -345,6 +352,7 @@ class Forming:
             with contextlib.suppress(OSError):
                 stream.close()
         shutil.rmtree(self._place, ignore_errors=True)
+        self._lock.release()
 
 
 class OpenBatch:
@@ -480,10 +488,7 @@ class OpenBatch:
             sync_path(self.place)
         except OSError as error:
             raise cannot_write(error, self.place) from error
-        for path in list(self.place.iterdir()):
-            if path.name not in (SETTLED, LOCK):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        _drop_bodies(self.place)
         self._lock.release(remove=True)
 
     def release(self) -> None:
@@ -625,21 +630,33 @@ class Shelf:
                 yield record
 
     def sweep(self) -> int:
-        """Remove what processes that have died were forming: nothing of it was sent; returns how many."""
+        """Remove what processes that have died were forming: nothing of it was sent; returns how many.
+
+        Also what they had still to remove of batches that they closed.
+        """
         removed = 0
-        for place in self.root.glob(f"{FORMING}*"):
-            run_id = place.name.removeprefix(FORMING).rpartition("-")[0]
-            if run_id == self.run_id:
-                continue
-            path = self.paths.run_lock_path(run_id)
-            lock = FileLock(path, self.file_mode)
-            existed = path.exists()
-            with contextlib.suppress(StoreError):
+        for path in self.root.glob(f"*/{LOCK}"):
+            if (path.parent / SETTLED).exists():
+                _drop_bodies(path.parent)
+                lock = FileLock(path, self.file_mode)
                 if lock.acquire():
+                    lock.release(remove=True)
+        for place in self.root.glob(f"{FORMING}*"):
+            lock = FileLock(place / LOCK, self.file_mode)
+            with contextlib.suppress(StoreError):
+                if lock.path.exists() and lock.acquire():  # without the file it is being made this moment
                     shutil.rmtree(place, ignore_errors=True)
-                    lock.release(remove=not existed)
+                    lock.release()
                     removed += 1
         return removed
+
+
+def _drop_bodies(place: Path) -> None:
+    """Remove everything of a closed batch but its record and its lock, which shows that more is there."""
+    for path in list(place.iterdir()):
+        if path.name not in (SETTLED, LOCK):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _opened(path: Path) -> IO[bytes]:

@@ -1,0 +1,82 @@
+"""What batches cost, from their own records: closed ones by what came of them, open ones at the worst."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from genworker.core.money import Money, Part
+from genworker.core.stages import Stage
+from genworker.paths import Paths
+from genworker.store.batches import Intent, Shelf
+
+
+def batch_money(paths: Paths, cohort_id: str) -> Money:
+    """What a cohort's batches have cost, those that are open at most.
+
+    Raises:
+        StoreError: an open one cannot be read.
+    """
+    money, shelf = Money(), Shelf(paths, "")
+    for record in shelf.settled():
+        add_settled(money, record, cohort_id)
+    for name in shelf.open_batches():
+        add_open(money, shelf.peek(name)[0], cohort_id)
+    return money
+
+
+def add_settled(money: Money, record: Mapping[str, Any], cohort_id: str) -> None:
+    """Count what a closed batch of a cohort has cost. A record that cannot be read counts nothing."""
+    if record.get("cohort_id") != cohort_id:
+        return
+    for name, entry in dict(record.get("stages") or {}).items():
+        with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
+            part = Part(
+                Decimal(entry["spent_usd"]),
+                Decimal(entry["possible_usd"]),
+                int(entry["uncertain_calls"]),
+                int(entry["calls"]),
+                int(entry["tokens"]),
+                int(entry["possible_tokens"]),
+                {str(model): int(count) for model, count in entry["unpriced"].items()},
+            )
+            model = str(record.get("model_id") or record.get("model") or "")
+            money.add(Stage(name), model, str(record.get("run_id") or ""), part)
+
+
+def add_open(money: Money, intent: Intent, cohort_id: str) -> None:
+    """Count what a cohort's batch that is not closed may cost."""
+    if intent.cohort_id != cohort_id:
+        return
+    for stage, part in open_parts(intent).items():
+        money.add(stage, intent.model_id or intent.model, intent.run_id, part)
+
+
+def open_parts(intent: Intent) -> dict[Stage, Part]:
+    """What a batch that is out may cost at most, by stage."""
+    model = intent.model_id or intent.model
+    return {
+        stage: Part(
+            possible_usd=worst.usd,
+            uncertain_calls=worst.calls,
+            calls=worst.calls,
+            possible_tokens=worst.tokens,
+            unpriced={} if intent.price is not None else {model: worst.calls},
+        )
+        for stage, worst in intent.worsts.items()
+    }
+
+
+def part_to_json(part: Part) -> dict[str, Any]:
+    """A part of the account as it stands in a closed batch's record."""
+    return {
+        "spent_usd": format(part.spent_usd, "f"),
+        "possible_usd": format(part.possible_usd, "f"),
+        "uncertain_calls": part.uncertain_calls,
+        "calls": part.calls,
+        "tokens": part.tokens,
+        "possible_tokens": part.possible_tokens,
+        "unpriced": part.unpriced,
+    }
