@@ -275,7 +275,7 @@ class _Planner:
         path, older = self.paths.cohort_membership_csv(cohort_id), self.paths.cohort_older_spec(cohort_id)
         if path.exists() and is_two_column(self.paths, cohort_id):
             what = "this is a membership of an older layout, whose metadata say what its columns do not"
-            fix = f"adopt it first: genworker cohort adopt {cohort_id}"
+            fix = f"adopt it: genworker cohort adopt {cohort_id}; or move it away to build it anew"
             raise MembershipError([Fault(what, where=str(path), line=1, fix=fix)])
         if older.exists() and not self.paths.cohort_spec_toml(cohort_id).exists():
             self.notes.append(f"{older} is not used; to use it: genworker cohort import-spec {cohort_id}")
