@@ -344,6 +344,203 @@ def _retry(lab: Lab, case: Case, reference: dict[str, Any]) -> list[str]:
     return judge.wrong
 
 
+# Commands beside `run`
+
+
+TEMPLATES = "1_raw/templates"
+
+
+def _spoil(lab: Lab) -> None:
+    """Damage that `verify --repair` mends: a digest that is wrong, and an answer that can be parsed now."""
+    (lab.root / "gens/essay/e1/parsed.txt").write_text("not what was written")
+
+
+def _new_template(lab: Lab) -> None:
+    path = lab.root / TEMPLATES / "draft/dt.txt"
+    path.write_text("Write anew on {% for c in concepts %}{{ c.name }}: {{ c.content }} {% endfor %}")
+
+
+def _new_parser(lab: Lab) -> None:
+    """Evaluations are taken as they came, instead of for their score."""
+    path = lab.root / "1_raw/evaluation_templates.csv"
+    path.write_text(path.read_text().replace("in_last_line", "identity"))
+
+
+def _describe(lab: Lab) -> None:
+    """Concepts as a build wants them."""
+    for name in ("a", "b"):
+        path = lab.root / f"1_raw/concepts/descriptions-paragraph/{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"All about {name}.")
+
+
+def _nothing(_lab: Lab) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A command whose kills are played after a whole run."""
+
+    argv: tuple[str, ...]
+    prepare: Callable[[Lab], None] = _nothing
+    statuses: tuple[int, ...] = (0,)
+
+
+VERBS = {
+    "retry": Verb(("retry", "c1", "--only", "d1")),
+    "refresh": Verb(("run", "c1", "--refresh", "stale"), _new_template),
+    "reparse": Verb(("reparse", "c1"), _new_parser),
+    "repair": Verb(("verify", "c1", "--repair"), _spoil, (0, 1)),
+    "build": Verb(("cohort", "build", "c2", "--k-max", "2"), _describe),
+    "init": Verb(("init", "new")),
+}
+
+
+def _command(lab: Lab, verb: Verb, **request: Any) -> Done:
+    return lab.run(*verb.argv[1:], verb=verb.argv[0], cohort="", bare=verb.argv[0] == "init", **request)
+
+
+def _texts(lab: Lab) -> Counter[bytes]:
+    """Every answer that is anywhere: in place, aside, or in a log."""
+    found: Counter[bytes] = Counter()
+    for base in (lab.root / "gens", lab.root / ".genworker" / "aside"):
+        found.update(path.read_bytes() for path in base.rglob("raw.txt"))
+    return found
+
+
+def count_command_steps(lab: Lab, name: str) -> int:
+    """Steps of one undisturbed command."""
+    verb = VERBS[name]
+    _whole(lab, verb)
+    trace = lab.base / "trace"
+    done = _command(lab, verb, fault={"trace": str(trace)}, **_root(lab, name))
+    assert done.status in verb.statuses, done.output
+    return len(json.loads(trace.read_text()))
+
+
+def _root(lab: Lab, name: str) -> dict[str, Any]:
+    return {"root": str(lab.root.parent / "new")} if name == "init" else {}
+
+
+def _whole(lab: Lab, verb: Verb) -> Done:
+    lab.fresh()
+    done = lab.run()
+    verb.prepare(lab)
+    return done
+
+
+_STEPS: dict[str, int] = {}
+
+
+def _kill_command(lab: Lab, case: Case, reference: dict[str, Any]) -> list[str]:
+    """A kill of another command: what it was about is done by the next one, and no text is lost or bought twice."""
+    name = list(VERBS)[case.seed % len(VERBS)]
+    verb = VERBS[name]
+    mutants, lab.mutants = lab.mutants, []
+    steps = _STEPS.get(name) or _STEPS.setdefault(name, count_command_steps(lab, name))
+    judge = Judge(lab, reference)
+    judge.claim(_whole(lab, verb).status == 0, "the first run failed")
+    lab.mutants = mutants
+    before, paid = _texts(lab), lab.server.paid
+    step = 1 + case.seed // len(VERBS) * 7 % steps
+    kind = ("kill-before", "kill-after")[case.seed // len(VERBS) % 2]
+    done = _command(lab, verb, fault={"kind": kind, "step": step}, **_root(lab, name))
+    judge.claim(done.status in (-9, *verb.statuses), f"{name}: {done.status} {done.output[-600:]}")
+    judge.claim("Traceback" not in done.output, f"a traceback: {done.output[-900:]}")
+    if name != "repair":  # which finds the store torn, as that is what it is for
+        judge.wrong += torn(lab.root)
+    logged = logged_answers(lab.root)
+    lab.server.wait_until(lambda it: not it.in_flight and not it.stats()["open_connections"])
+    _after_command(lab, judge, name, verb, logged, case)
+    lost = [text[:60] for text, count in (before - _texts(lab)).items() if count]
+    judge.claim(not lost, f"{name}: texts are gone: {lost}")
+    most = {"retry": 1, "refresh": 6}.get(name, 0)
+    in_flight = 2 if done.status == -9 and most else 0
+    judge.claim(
+        lab.server.paid - paid <= most + in_flight, f"{name}: {lab.server.paid - paid} calls, at most {most}"
+    )
+    left = [path.name for path in (lab.root / ".genworker" / "runs").iterdir() if path.suffix != ".jsonl"]
+    judge.claim(not left, f"left in runs: {left}")
+    judge.claim(not staged(lab.root), f"staging is left: {staged(lab.root)}")
+    return judge.wrong
+
+
+def _after_command(lab: Lab, judge: Judge, name: str, verb: Verb, logged: set[str], case: Case) -> None:
+    root = lab.root
+    if name == "retry":
+        arrived = "d1" in logged or bool(aside(root))
+        paid = lab.server.paid
+        if case.seed % 3 == 0:  # the recovery is killed as well
+            fault = {"kind": "kill-after", "step": 5 + case.seed % 60}
+            judge.claim(lab.run(fault=fault).status in (-9, 0), "the killed recovery")
+        judge.claim(lab.run().status == 0, "the run behind it failed")
+        judge.claim(lab.server.paid == paid, "the run behind it bought something")
+        runs = {json.loads(path.read_text())["run_id"] for path in root.glob("gens/*/*/metadata.json")}
+        judge.claim(
+            len(runs) == (2 if arrived else 1), f"the paid answer is not in place: {len(runs)}, {arrived}"
+        )
+        judge.claim(tree(root) == judge.reference, "the tree differs")
+        return
+    again = _command(lab, verb, **_root(lab, name))
+    if name == "init":
+        again = lab.run("new", "--force", verb="init", cohort="", bare=True)
+        done = {path.name for path in (root.parent / "new").rglob("*") if path.is_file()}
+        fresh = lab.run("other", verb="init", cohort="", bare=True)
+        judge.claim(fresh.status == 0, fresh.output)
+        for path in (root.parent / "other").rglob("*"):
+            if path.is_file():
+                twin = root.parent / "new" / path.relative_to(root.parent / "other")
+                judge.claim(twin.is_file() and twin.read_bytes() == path.read_bytes(), f"{twin.name} is torn")
+        judge.claim(bool(done), "nothing was written")
+    judge.claim(again.status in verb.statuses, f"{name} again: {again.status} {again.output[-600:]}")
+    if name == "refresh":
+        for path in root.glob("gens/draft/*/prompt.txt"):
+            judge.claim("Write anew" in path.read_text(), f"{path.parent.name} is of the old template")
+    elif name == "reparse":
+        for path in root.glob("gens/evaluation/*/parsed.txt"):
+            raw = path.with_name("raw.txt").read_text()
+            judge.claim(path.read_text() == raw, f"{path.parent.name} is not parsed anew")
+            earlier = list(root.glob(f".genworker/aside/evaluation/{path.parent.name}/*/parsed.txt"))
+            judge.claim(bool(earlier), f"{path.parent.name}: what it said before is gone")
+    elif name == "repair":
+        judge.claim(lab.run().status == 0, "the run behind it failed")
+        judge.claim(tree(root) == judge.reference, "the tree differs")
+        judge.claim("not what was written" in _damaged_aside(root), "the damaged text is gone")
+    elif name == "build":
+        place = root / "cohorts/c2/membership.csv"
+        lines = place.read_text().splitlines() if place.exists() else []
+        combos = (root / "combo_mappings.csv").read_text().splitlines()
+        judge.claim(len(lines) == len(set(lines)) > 3, f"the membership: {lines[:4]}")
+        judge.claim(len(combos) == len(set(combos)), f"combos twice: {combos}")
+        hidden = [path.name for path in (root / "cohorts/c2").iterdir() if path.name.startswith(".")]
+        judge.claim(not hidden, f"left: {hidden}")
+
+
+def _damaged_aside(root: Path) -> str:
+    return "".join(path.read_text() for path in (root / ".genworker/aside").rglob("parsed.txt"))
+
+
+def _signal_twice(lab: Lab, case: Case, reference: dict[str, Any]) -> list[str]:
+    """One request on two ways, as make and systemd send it: nothing that is in flight is abandoned."""
+    dice = random.Random(case.seed)
+    lab.fresh()
+    judge = Judge(lab, reference)
+    number = (signal.SIGTERM, signal.SIGINT)[case.seed % 2]
+    child = lab.start()
+    lab.server.wait_until(lambda it: it.received >= dice.randint(1, 5))
+    child.kill(number)
+    time.sleep(dice.choice((0.0003, dice.uniform(0.0005, 0.1))))
+    child.kill(number)
+    done = child.wait()
+    judge.after_fault(done, (128 + number, 0))
+    abandoned = [
+        path for path in lab.root.glob(".genworker/runs/*.jsonl") if b'"abandoned"' in path.read_bytes()
+    ]
+    judge.claim(not abandoned, "calls in flight were abandoned")
+    return judge.finish()
+
+
 def _order(lab: Lab, case: Case, reference: dict[str, Any]) -> list[str]:
     """The order of system calls that survives a power cut, which no kill of a process can show.
 
@@ -388,6 +585,8 @@ _FAMILIES: dict[str, Callable[[Lab, Case, dict[str, Any]], list[str]]] = {
     "healed": _healed,
     "stops buying": _stops_buying,
     "kill in a retry": _retry,
+    "kill in a command": _kill_command,
+    "signal twice": _signal_twice,
     "order": _order,
 }
 
@@ -395,7 +594,7 @@ _FAMILIES: dict[str, Callable[[Lab, Case, dict[str, Any]], list[str]]] = {
 def all_cases(steps: int, points: int, seed: int = 0) -> Iterator[Case]:
     """About `points` cases, spread evenly over the steps of a run of `steps` steps."""
     dice = random.Random(seed)
-    kills = int(points * 0.45)
+    kills = int(points * 0.4)
     for index in range(kills):
         step = 1 + (index * steps // kills if kills < 2 * steps else index // 2 % steps)
         yield Case("kill", {"kind": "kill-before" if index % 2 else "kill-after", "step": step}, seed=index)
@@ -427,7 +626,10 @@ def all_cases(steps: int, points: int, seed: int = 0) -> Iterator[Case]:
         yield Case("kill in the parser", seed=index)
         yield Case("healed", seed=index)
         yield Case("stops buying", seed=index)
+        yield Case("signal twice", seed=index)
         yield Case("kill in a retry", seed=index * 40 // (int(points * 0.02) + 1))
+    for index in range(int(points * 0.1) + 1):
+        yield Case("kill in a command", seed=index + 1000 * seed)
     for index in range(int(points * 0.08) + 1):
         yield Case("signal", seed=index + 1000 * seed)
     for index in range(int(points * 0.04) + 1):

@@ -117,18 +117,14 @@ class Lab:
         home = Path(request.pop("out_dir", self.root.parent))
         out = home / f"out-{len(list(home.glob('out-*')))}"
         out.touch()
-        argv = [
-            verb,
-            *([cohort] if cohort else []),
-            "--config",
-            str(home / "gw.toml"),
-            "--data-root",
-            str(self.root),
-        ]
+        place = ["--config", str(home / "gw.toml"), "--data-root", str(self.root)]
+        if request.pop("bare", False):  # a command that has no data root yet
+            place = []
+        argv = [verb, *([cohort] if cohort else []), *arguments, *place]
         if verb in ("run", "retry"):
             argv += ["--plain"]
         record = {
-            "argv": [*argv, *arguments],
+            "argv": argv,
             "cwd": str(home),
             "out": str(out),
             "root": str(self.root),

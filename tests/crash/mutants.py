@@ -197,6 +197,82 @@ def replaced_in_two_steps() -> None:
     Store._exchange = exchange
 
 
+def replacement_goes_aside() -> None:
+    """What the log of a dead run says of replacing is forgotten."""
+    real = answers.read_answers
+
+    def read(paths: Any, run_id: str) -> Any:
+        found = real(paths, run_id)
+        found.answers = [(answer, False) for answer, _ in found.answers]
+        return found
+
+    put(sweep, "read_answers", read)
+
+
+def repair_deletes() -> None:
+    """`verify --repair` throws away what is broken."""
+    from genworker.store import check
+
+    def keep_aside(paths: Any, stage: Any, gen_id: str, directory: Any, *rest: Any) -> Any:
+        shutil.rmtree(directory)
+        return directory
+
+    put(check, "keep_aside", keep_aside)
+    put(filesystem, "keep_aside", keep_aside)
+
+
+def init_in_place() -> None:
+    """`init` writes files where they belong, a half after the other."""
+    from pathlib import Path
+
+    import genworker.cli.init as init
+
+    def write(directory: Any, name: str, content: bytes) -> bool:
+        path = Path(directory) / name
+        if path.exists():
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.write(fd, content[: len(content) // 2])
+        os.write(fd, content[len(content) // 2 :])
+        os.close(fd)
+        return True
+
+    put(init, "_write_new", write)
+
+
+def build_in_place() -> None:
+    """`cohort build` writes the membership where it belongs, a half after the other."""
+    import io
+
+    from genworker.store import cohorts
+
+    def replace_file(path: Any, write: Any, modes: Any) -> bool:
+        text = io.StringIO()
+        write(text)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = text.getvalue().encode()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.write(fd, content[: len(content) // 2])
+        os.write(fd, content[len(content) // 2 :])
+        os.close(fd)
+        return True
+
+    put(cohorts, "replace_file", replace_file)
+
+
+def every_signal_counts() -> None:
+    """The same request on two ways abandons what is in flight."""
+    from genworker import signals
+
+    put(signals, "is_new_request", lambda number, **_: True)
+
+
+def reparse_deletes() -> None:
+    """What an answer said under the earlier parser is deleted."""
+    replaced_is_deleted()
+
+
 ALL: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -217,5 +293,11 @@ ALL: dict[str, Callable[[], None]] = {
         keeps_buying,
         replaced_is_deleted,
         replaced_in_two_steps,
+        replacement_goes_aside,
+        repair_deletes,
+        init_in_place,
+        build_in_place,
+        every_signal_counts,
+        reparse_deletes,
     )
 }

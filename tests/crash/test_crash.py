@@ -66,6 +66,12 @@ CATCHES: dict[str, list[Case]] = {
     "keeps_buying": _each("stops buying", 2),
     "replaced_is_deleted": [Case("kill in a retry", seed=seed) for seed in (200, 201)],
     "replaced_in_two_steps": _each("kill in a retry", 46)[30:],
+    "replacement_goes_aside": _each("kill in a command", 360)[0::6],
+    "repair_deletes": _each("kill in a command", 360)[3::6],
+    "init_in_place": _each("kill in a command", 360)[5::6],
+    "build_in_place": _each("kill in a command", 360)[4::6],
+    "every_signal_counts": _each("signal twice", 60),
+    "reparse_deletes": _each("kill in a command", 360)[2::6],
 }
 """For each bug the cases of which at least one must go wrong, and does go right without it."""
 

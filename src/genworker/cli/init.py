@@ -68,14 +68,24 @@ def starter_files() -> list[tuple[str, bytes]]:
 
 
 def _write_new(directory: Path, name: str, content: bytes) -> bool:
-    """Write a file that does not exist; ``False`` when something stands there."""
+    """Write a file that does not exist; ``False`` when something stands there.
+
+    Beside its place first: half a file would be taken for the user's own by the next `init --force`.
+    """
     path = directory / name
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if os.path.lexists(path):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as stream:
-            stream.write(content)
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        os.rename(part, path)  # noqa: PTH104
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno

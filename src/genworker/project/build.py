@@ -53,6 +53,7 @@ from genworker.store.cohorts import (
     read_selected_combos,
     read_specification,
     refuse_linked_cohort,
+    remove_leftovers,
     replace_file,
     write_manifest,
     write_membership,
@@ -532,6 +533,7 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
     paths, cohort_id = plan.project.paths, plan.cohort_id
     modes = Modes.of(group_permissions=plan.project.loaded.settings.group_permissions)
     with build_lock(paths, modes):
+        remove_leftovers(paths, cohort_id)
         found = Survey.begin(plan)
 
         def write(stream: TextIO) -> None:

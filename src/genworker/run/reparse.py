@@ -15,10 +15,12 @@ from genworker.core import events
 from genworker.core.generation import Answer, Generation, answer_again, finish
 from genworker.core.membership import Membership, MembershipRow
 from genworker.core.parsers import read_score
+from genworker.core.progress import Progress
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
 from genworker.project.open import Project, open_membership, refuse_faults_of
 from genworker.run.lock import cohort_lock, new_run_id
+from genworker.run.planning import salvage
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import RunJournal
 from genworker.store.reader import StoreReader
@@ -111,6 +113,8 @@ async def _commit_all(project: Project, cohort_id: str, parsing: _Parsing, run_i
         journal = RunJournal(project.paths, run_id)
         try:
             journal.record(events.ReparseStarted(run_id, cohort_id))
+            # What a dead run was about to replace goes first: later it would replace what is parsed now.
+            await salvage(project, store, journal, Progress())
             batch: list[Answer] = []
             for answer, change in parsing.answers():
                 if not await store.claim(answer.stage, answer.gen_id):

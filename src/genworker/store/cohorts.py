@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import secrets
 import time
 import tomllib
@@ -279,6 +280,17 @@ def catalogue_digests(paths: Paths, files: Iterable[Path]) -> dict[str, str]:
 
 
 # Writing
+
+_LEFT = re.compile(r"\..+\.[0-9a-f]{12}")
+
+
+def remove_leftovers(paths: Paths, cohort_id: str) -> None:
+    """Remove what builds that were killed have left beside their files; under the build's lock."""
+    for directory in (paths.cohort_dir(cohort_id), paths.data_root):
+        with contextlib.suppress(OSError):
+            for path in directory.iterdir():
+                if _LEFT.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    path.unlink()
 
 
 @contextlib.contextmanager

@@ -87,6 +87,9 @@ class Sweep:
                 self.release()
                 raise cannot_write(error, paths.odd_answers_dir) from error
             remove_answer_log(paths, run_id)
+            with contextlib.suppress(OSError):
+                paths.now_path(run_id).unlink(missing_ok=True)
+                paths.now_path(run_id).with_suffix(".now-new").unlink(missing_ok=True)
             lock.release(remove=True)
 
 
