@@ -124,15 +124,23 @@ def test_copies_need_no_slot_and_no_lane() -> None:
     assert subject.in_flight == 0
 
 
-def test_a_hint_pauses_its_lane_and_no_other() -> None:
+def test_a_hint_delays_its_call_and_three_in_a_row_close_its_lane_and_no_other() -> None:
     specs = (LaneSpec(0, "one"), LaneSpec(1, "two"))
     subject = scheduler([0] * 6, lanes=[0, 1] * 3, specs=specs, endpoints=2)
     first = start(subject)
     decision = subject.refused(first, RateLimitedError("429", retry_after_s=90.0, status=429), 0.0)
     assert decision == Retry(90.0)
-    assert start_all(subject, 0.0, 89.0) == [1, 3, 5]
-    assert subject.paused_lanes(0.0) == [("one", 90.0)]
-    assert set(start_all(subject, 90.0, 100.0)) == {0, 2, 4}
+    assert subject.paused_lanes(0.0) == []
+    assert set(start_all(subject, 0.0, 10.0)) == {1, 2, 3, 4, 5}
+    for job in (2, 4):
+        subject.refused(job, RateLimitedError("429", retry_after_s=90.0, status=429), 10.0)
+    assert subject.paused_lanes(10.0) == []  # a scout goes at once, when a row is ready
+    began = subject.next_start(90.0)
+    assert began is not None
+    assert began.job == 0
+    assert subject.clear(0, CALL, 90.0)
+    subject.refused(0, RateLimitedError("429", retry_after_s=5.0, status=429), 90.5)
+    assert subject.paused_lanes(90.5) == [("one", 9.5)]
 
 
 def test_a_hint_beyond_the_patience_stops_the_lane() -> None:
@@ -358,8 +366,9 @@ def test_a_rate_limit_is_met_closely_with_few_refusals() -> None:
         played = play([model], lineages=600, stages=1)
         ideal = 35.0 if model.schedule else 30.0
         assert played.done() == 600
-        assert played.makespan_s <= 1.15 * ideal
-        assert played.refused_share < 0.05
+        # A limit that moves has to be found again each time.
+        assert played.makespan_s <= (1.2 if model.schedule else 1.15) * ideal
+        assert played.refused_share < (0.08 if model.schedule else 0.05)
 
 
 def test_announced_limits_draw_hardly_any_refusal() -> None:
@@ -379,22 +388,22 @@ def test_a_server_that_slows_down_is_not_pushed() -> None:
 def test_a_server_that_takes_forty_at_once() -> None:
     played = play([Model(0.5, at_once=40)], lineages=2000, stages=1)
     assert played.done() == 2000
-    assert played.makespan_s <= 1.2 * sum(played.servers[0].floor) / 40
-    assert played.refused_share < 0.01
+    assert played.makespan_s <= 1.1 * sum(played.servers[0].floor) / 40
+    assert played.refused_share < 0.015
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_refusals_that_do_not_depend_on_the_rate_do_not_slow_a_lane_down_for_long(seed: int) -> None:
     played = play([Model(0.5, refusal_rate=0.08, hint_s=0.3)], lineages=2000, stages=1, seed=seed)
     assert played.done() == 2000
-    # Taken for a limit, they would cost four minutes.
-    assert played.makespan_s < 45.0
+    # Taken for a limit, they would cost four minutes; the ideal is 4.3 s.
+    assert played.makespan_s < 10.0
 
 
 @pytest.mark.parametrize("window", ["bucket", "sliding", "fixed"])
 def test_a_minute_is_counted_in_several_ways(window: Literal["bucket", "sliding", "fixed"]) -> None:
     played = play([Model(0.1, rpm=1200, window=window, window_s=60)], lineages=2400, stages=1)
-    assert played.makespan_s < 1.15 * 120
+    assert played.makespan_s < 1.25 * 60
     assert played.refused_share < 0.06
 
 

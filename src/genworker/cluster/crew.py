@@ -28,11 +28,11 @@ from genworker.cluster.wire import (
     reply_to_json,
     tally_from_json,
 )
+from genworker.core.controller import TUNING
 from genworker.core.coordinator import Coordinator, EndpointTotals, LaneTotals, Totals
 from genworker.core.events import WorkerLost, event_from_json
 from genworker.core.money import Money, Part, add_run
 from genworker.core.progress import Progress, StageProgress
-from genworker.core.rates import SHARE
 from genworker.core.stages import Stage
 from genworker.errors import CrewError, Fault, UsageError
 from genworker.project.digest import project_digest
@@ -229,7 +229,7 @@ class Crew:
     def _totals(self) -> Totals:
         order, settings = self._order, self._station.project.loaded.settings
 
-        def rate(per_min: float | None, share: float = SHARE) -> float:
+        def rate(per_min: float | None, share: float = TUNING.share) -> float:
             return float("inf") if per_min is None else per_min / 60.0 * share
 
         endpoints = {

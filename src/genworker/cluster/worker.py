@@ -212,9 +212,9 @@ class Worker:
             done=list(self._told),
             free=max(0, ROWS_AHEAD + 4 * scheduler.in_flight - tally.open_rows),
             lanes={
-                lane.spec.name: LaneNeed(lane.open_jobs, lane.limit.in_flight)
+                lane.spec.name: LaneNeed(lane.open_jobs, lane.in_flight)
                 for lane in scheduler.lanes()
-                if lane.open_jobs or lane.limit.in_flight
+                if lane.open_jobs or lane.in_flight
             },
             purse=scheduler.purse(),
             pauses=dict(scheduler.paused_lanes(now_s)),

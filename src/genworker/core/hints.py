@@ -75,6 +75,8 @@ class Quantity(StrEnum):
     TOKENS = "tokens"
     INPUT = "input-tokens"
     OUTPUT = "output-tokens"
+    AT_ONCE = "at-once"
+    """Calls at once; `Quota.per_min` is their number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 from genworker.core.budget import NOTHING, Budget, Caps, Charge
 from genworker.core.completion import Completion
+from genworker.core.controller import Allowance, Call, Change, Controller
 from genworker.core.coordinator import Purse, kind
 from genworker.core.hints import Quantity
 from genworker.core.lane import Lane, LaneSpec
 from genworker.core.lease import Lease
-from genworker.core.rates import SHARE, Flow, TokenRate
 from genworker.core.trust import EQUAL_REFUSALS, LONGEST_PAUSE_S, Trust
 from genworker.core.waves import RENDERING, Close, Spool, Waves
 from genworker.errors import (
@@ -275,22 +275,21 @@ class GiveUp:
 
 
 class _Endpoint:
-    __slots__ = ("flow", "in_flight", "lanes", "spec", "tokens")
+    __slots__ = ("in_flight", "lanes", "requests", "spec", "tokens")
 
     def __init__(self, spec: EndpointSpec) -> None:
         self.spec = spec
         self.in_flight = 0
-        self.flow = Flow()
-        self.tokens = TokenRate(spec.tpm)
+        self.requests = Allowance(spec.rpm)
+        self.tokens = Allowance(spec.tpm)
         self.lanes: list[Lane] = []
 
     def ready_at_s(self) -> float:
-        return max(self.flow.ready_at_s, self.tokens.ready_at_s)
+        return max(self.requests.ready_at_s, self.tokens.ready_at_s)
 
     def begin(self, tokens: float, now_s: float) -> None:
         self.in_flight += 1
-        if self.spec.rpm is not None:
-            self.flow.take(1.0, self.spec.rpm / 60.0 * SHARE, now_s)
+        self.requests.take(1.0, now_s)
         self.tokens.take(tokens, now_s)
 
 
@@ -345,15 +344,10 @@ class Scheduler:
         self._window = window
         self._endpoints = [_Endpoint(spec) for spec in endpoints]
         crowds = Counter(spec.endpoint for spec in lane_specs)
+        shared = [Controller(spec.max_concurrency) for spec in endpoints]
         self._lanes = [
-            Lane(
-                spec,
-                endpoints[spec.endpoint].max_concurrency,
-                depth,
-                self._retry.breaker_calls,
-                crowds[spec.endpoint],
-            )
-            for spec in lane_specs
+            Lane(number, spec, shared[spec.endpoint], depth, self._retry.breaker_calls, crowds[spec.endpoint])
+            for number, spec in enumerate(lane_specs)
         ]
         for lane in self._lanes:
             self._endpoints[lane.spec.endpoint].lanes.append(lane)
@@ -366,7 +360,7 @@ class Scheduler:
         self.capped: str | None = None
         self.blockers: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
-        self._running: dict[int, tuple[int, int]] = {}  # job -> (attempt, round of its lane)
+        self._running: dict[int, tuple[int, Call | None]] = {}  # job -> (attempt, its lane's ticket)
         self._tries: dict[int, Tries] = {}
         self._failed_s: dict[int, float] = {}  # when a job's last call met an outage
         self._reserved: dict[int, Charge] = {}
@@ -476,11 +470,24 @@ class Scheduler:
 
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
         """(name, seconds left) of lanes that wait: their endpoint asked them to, or is out of order."""
-        return [
-            (lane.spec.name, lane.paused_until_s - now_s)
-            for lane in self._lanes
-            if lane.paused_until_s > now_s and lane.stopped is None
-        ]
+        paused = []
+        for lane in self._lanes:
+            until_s = max(lane.paused_until_s, lane.belief().asks_at_s or 0.0)
+            if until_s > now_s and lane.stopped is None:
+                paused.append((lane.spec.name, until_s - now_s))
+        return paused
+
+    def take_changes(self) -> list[tuple[str, Change]]:
+        """(lane's name, change) of what lanes have changed their mind about since the last call."""
+        found = []
+        for controller in self._controllers():
+            for change in controller.changes:
+                found.append((self._lanes[change.lane].spec.name, change))
+            controller.changes.clear()
+        return found
+
+    def _controllers(self) -> list[Controller]:
+        return list(dict.fromkeys(lane.controller for lane in self._lanes))
 
     def stopped_lanes(self) -> list[tuple[str, str]]:
         """(name, reason) of lanes that were stopped."""
@@ -496,14 +503,14 @@ class Scheduler:
         if self._backing_off:
             self._wake(now_s)
         if self._free:
-            return self._begin(self._free.popleft(), 0)
+            return self._begin(self._free.popleft(), None)
         for number, spool in self._waves.spools.items():
             lane = self._lanes[number]
             if lane.ready and spool.rendering < RENDERING and lane.paused_until_s <= now_s:
                 job = self._pop(number, lane)
                 if job is not None:
                     spool.rendering += 1
-                    return self._begin(job, 0)
+                    return self._begin(job, None)
         # A commit that lags behind the answers holds starts back: texts must not pile up in memory.
         if self.in_flight < self._max_concurrency and self.committing < 4 * self._max_concurrency:
             lanes = self._lanes
@@ -513,12 +520,12 @@ class Scheduler:
                 if not lane.ready or lane.spec.batch is not None or not self._has_room(lane):
                     continue
                 endpoint = self._endpoints[lane.spec.endpoint]
-                if lane.ready_at_s() > now_s or endpoint.ready_at_s() > now_s:
+                if lane.ready_at_s(now_s) > now_s or endpoint.ready_at_s() > now_s:
                     continue
                 if self._first_at_s(number, lane) > now_s:
                     continue
                 if lease is not None and (
-                    not lease.has_place(number, self.in_flight, lane.limit.in_flight, endpoint.in_flight)
+                    not lease.has_place(number, self.in_flight, lane.in_flight, endpoint.in_flight)
                     or lease.ready_at_s(number) > now_s
                 ):
                     continue
@@ -528,7 +535,7 @@ class Scheduler:
                 self._turn = number + 1
                 self.in_flight += 1
                 stage = self._stages[job]
-                tokens = lane.guess(Quantity.TOKENS, stage)
+                tokens = lane.allowances.guess(Quantity.TOKENS, stage)
                 endpoint.begin(tokens, now_s)
                 self._trust[number].begun(now_s)
                 if lease is not None:
@@ -540,16 +547,16 @@ class Scheduler:
 
     def _first_at_s(self, number: int, lane: Lane) -> float:
         """When another call may go out, as far as the lane's key and name are known to be good."""
-        return self._trust[number].ready_at_s(lane.limit.in_flight) if lane.spec.is_unknown else 0.0
+        return self._trust[number].ready_at_s(lane.in_flight) if lane.spec.is_unknown else 0.0
 
     def _has_room(self, lane: Lane) -> bool:
         endpoint = self._endpoints[lane.spec.endpoint]
-        if not lane.has_room or endpoint.in_flight >= endpoint.spec.max_concurrency:
+        if endpoint.in_flight >= endpoint.spec.max_concurrency:
             return False
         if len(self._lanes) == 1:
             return True
         # Some slots stay free for lanes that have few: calls that hang in one must not hold up another.
-        own = lane.limit.in_flight
+        own = lane.in_flight
         top = self._max_concurrency
         if self.in_flight >= top - top // 8 and own >= top // 8 and _someone_short(self._lanes, lane, top):
             return False
@@ -578,10 +585,10 @@ class Scheduler:
         lane.ready_children -= self._stages[job] > 0
         return job
 
-    def _begin(self, job: int, round_: int) -> Start:
+    def _begin(self, job: int, call: Call | None) -> Start:
         tries = self._tries.get(job)
         attempt = 1 if tries is None else sum(tries) + 1
-        self._running[job] = (attempt, round_)
+        self._running[job] = (attempt, call)
         self._move(job, JobEvent.STARTED)
         return Start(job, attempt)
 
@@ -644,15 +651,16 @@ class Scheduler:
 
     def _put_back(self, job: int) -> None:
         """Undo a start that did not become a call."""
-        _, round_ = self._running.pop(job)
+        _, call = self._running.pop(job)
         lane = self._lane_of[job]
         if lane in self._waves.spools:
             self._waves.spools[lane].rendering -= 1
-        elif lane != NO_LANE:
+        elif call is not None:
             self._leave(lane)
-            self._lanes[lane].not_begun(round_, self._stages[job])
+            self._lanes[lane].not_begun(call)
             if self.lease is not None:
-                self.lease.not_begun(lane, self._lanes[lane].guess(Quantity.TOKENS, self._stages[job]))
+                guess = self._lanes[lane].allowances.guess(Quantity.TOKENS, self._stages[job])
+                self.lease.not_begun(lane, guess)
 
     def wake_at(self, now_s: float) -> float | None:
         """When to ask `next_start` again if no event comes before; ``None`` when only an event helps."""
@@ -661,8 +669,8 @@ class Scheduler:
         if closes_s is not None and (soonest is None or closes_s < soonest):
             soonest = closes_s
         for number, lane in enumerate(self._lanes):
-            if lane.ready and lane.stopped is None and lane.has_room:
-                at_s = max(lane.ready_at_s(), self._endpoints[lane.spec.endpoint].ready_at_s())
+            if lane.ready and lane.stopped is None and self._has_room(lane):
+                at_s = max(lane.ready_at_s(now_s), self._endpoints[lane.spec.endpoint].ready_at_s())
                 at_s = max(at_s, self._first_at_s(number, lane))
                 if self.lease is not None:
                     at_s = max(at_s, self.lease.ready_at_s(number))
@@ -757,11 +765,12 @@ class Scheduler:
         if completion is None:
             self._put_back(job)
         else:
-            _, round_ = self._running.pop(job)
+            _, call = self._running.pop(job)
+            assert call is not None
             number = self._lane_of[job]
             lane = self._lanes[number]
             self._leave(number)
-            surplus = lane.answered(round_, self._stages[job], completion, now_s)
+            surplus = lane.answered(call, completion, now_s)
             self._trust[number].answered(now_s)
             self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
             if self.lease is not None:
@@ -801,73 +810,63 @@ class Scheduler:
         """A call brought an error: decide whether it is tried again, and what its lane learns."""
         number = self._lane_of[job]
         lane = self._lanes[number]
-        attempt, round_ = self._running.pop(job)
+        attempt, call = self._running.pop(job)
+        assert call is not None
         self._leave(number)
-        if error.quotas:
-            lane.heed(error.quotas, now_s)
+        lane.allowances.heed(error.quotas, now_s)
         prefix = self._leading.pop(job, None)
         if prefix is not None:
             self._prefixes.pop(prefix, None)
         self._settle(job, None if error.may_be_billed else Charge(calls=self._called(job)))
         if isinstance(error, RateLimitedError):
-            return self._after_rate_limit(job, lane, round_, attempt, error, now_s)
+            return self._after_rate_limit(job, lane, call, attempt, error, now_s)
         if isinstance(error, RequestRejectedError):
-            lane.limit.failed(round_, self._stages[job])
+            lane.took(call, now_s)
             return self._after_rejection(job, number, error, now_s)
-        return self._after_outage(job, lane, round_, attempt, error, now_s)
+        return self._after_outage(job, lane, call, attempt, error, now_s)
 
     def _called(self, job: int) -> int:
         worst = self._reserved.get(job)
         return 0 if worst is None else worst.calls
 
     def _after_rate_limit(
-        self, job: int, lane: Lane, round_: int, attempt: int, error: RateLimitedError, now_s: float
+        self, job: int, lane: Lane, call: Call, attempt: int, error: RateLimitedError, now_s: float
     ) -> Retry | GiveUp:
-        lane.refused(round_, self._stages[job], now_s, by_rate=error.status != 529)
+        lane.refused(call, job, error.retry_after_s, now_s)
         tries = self._tries.get(job, UNTRIED)
         limited = tries.rate_limit
         self._tries[job] = tries._replace(rate_limit=limited + 1)
         policy, hint = self._retry, error.retry_after_s
         share = self._share(job, attempt)
-        if lane.noise.is_known:
-            pass  # it refuses some calls whatever the lane does: only this one waits
-        elif hint is not None:
-            lane.pause(now_s + hint)
-        elif lane.refusals > 1:
-            # Nobody says how long: the lane waits longer from refusal to refusal until a call is let in.
-            lane.pause(now_s + policy.pause_s(lane.refusals - 1, 0.5 + share / 2))
-        since = lane.refused_since_s
+        refused_for_s = lane.closed_for_s(now_s)
         if hint is not None and hint > policy.max_wait_s:
             return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
-        if since is not None and now_s - since > policy.max_wait_s:
-            reason = f"every call was refused for {_span(now_s - since)}; the last time: {error}"
+        if refused_for_s > policy.max_wait_s:
+            reason = f"every call was refused for {_span(refused_for_s)}; the last time: {error}"
             return self._give_up_lane(job, lane, reason)
         if policy.rate_limit is not None and limited >= policy.rate_limit:
             reason = f"{error} (after {attempt} tries)"
             self._fail(job, reason)
             return GiveUp(reason)
-        return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(limited + 1, share)))
+        return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(1, share)))
 
     def _after_outage(
-        self, job: int, lane: Lane, round_: int, attempt: int, error: ProviderError, now_s: float
+        self, job: int, lane: Lane, call: Call, attempt: int, error: ProviderError, now_s: float
     ) -> Retry | GiveUp:
-        only_fails = lane.out_of_order(round_, self._stages[job], now_s)
         self._trust[self._lane_of[job]].failed(now_s)
         policy = self._retry
         hint = error.retry_after_s if isinstance(error, ProviderUnavailableError) else None
-        if hint is not None:
-            lane.pause(now_s + hint)
-            if hint > policy.max_wait_s:
-                return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
+        only_fails = lane.out_of_order(call, job, hint, now_s)
+        if hint is not None and hint > policy.max_wait_s:
+            return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
         retryable = not isinstance(error, MalformedAnswerError) or error.retryable
         tries = self._tries.get(job, UNTRIED)
         if only_fails and retryable:
-            assert lane.opened_s is not None
-            if now_s - lane.opened_s >= policy.outage_s and lane.probes >= 3:
+            if lane.closed_for_s(now_s) >= policy.outage_s:
                 return self._give_up_lane(job, lane, f"the last {lane.watched} calls failed: {error}")
             # The lane is at fault, not this row: it is not counted against the row's tries.
             self._tries[job] = tries._replace(lane=tries.lane + 1)
-            return self._back_off(job, lane.paused_until_s)
+            return self._back_off(job, now_s if hint is None else now_s + hint)
         if isinstance(error, MalformedAnswerError):
             tries = tries._replace(content=tries.content + 1)
         else:
@@ -920,13 +919,13 @@ class Scheduler:
             equal = trust.refused(reason)
             is_general = error.scope is not Scope.ROW and (error.is_sure or not lately)
             # Of everything, as far as can be seen: nothing was answered in between.
-            many = equal >= EQUAL_REFUSALS and (error.scope is not Scope.ROW or not lane.succeeded)
+            many = equal >= EQUAL_REFUSALS and (error.scope is not Scope.ROW or not lane.has_answered)
             if many and not is_general:
                 reason = f"{equal} calls in a row were refused alike: {reason}"
             if is_general or many:
                 return self._give_up_lane(job, lane, reason, [self._lanes[other] for other in peers])
             lane.rejected += 1
-            if not lane.succeeded and lane.rejected >= self._retry.hopeless_calls:
+            if not lane.has_answered and lane.rejected >= self._retry.hopeless_calls:
                 reason = f"the first {lane.rejected} calls were all refused for good: {error}"
                 return self._give_up_lane(job, lane, reason)
         if self._hand_over(job):
@@ -980,11 +979,11 @@ class Scheduler:
 
     def abandoned(self, job: int) -> None:
         """A call was cancelled: its job is open again, for another run. It may have been billed."""
-        _, round_ = self._running.pop(job, (0, 0))
+        _, call = self._running.pop(job, (0, None))
         self._settle(job, None)
         lane = self._lane_of[job]
-        if lane != NO_LANE:
-            self._lanes[lane].limit.failed(round_, self._stages[job])
+        if call is not None:
+            self._lanes[lane].abandoned(call)
             self._leave(lane)
         self._move(job, JobEvent.ABANDONED)
 
@@ -1287,7 +1286,7 @@ def _someone_short(lanes: Sequence[Lane], lane: Lane, top: int) -> bool:
         and other.open_jobs
         and other.stopped is None
         and other.spec.batch is None
-        and other.limit.in_flight < top // 8
+        and other.in_flight < top // 8
         for other in lanes
     )
 
