@@ -68,17 +68,21 @@ class PromptTemplate:
         source: the template's text.
         stage: decides which names it may use (see `Stage.variables`).
 
+    Attributes:
+        is_blind: whether it uses none of the stage's variables: all its prompts are the same then. Single
+            braces are the usual cause; it is refused before anything is paid for.
+
     Raises:
         TemplateError: the text is not a valid template, or uses a name that the stage does not have.
     """
 
-    __slots__ = ("_template", "stage")
+    __slots__ = ("_template", "is_blind", "stage")
 
     def __init__(self, source: str, stage: Stage) -> None:
         self.stage = stage
         try:
             tree = _ENVIRONMENT.parse(source)
-            self._check_names(tree, stage)
+            self.is_blind = self._check_names(tree, stage)
             self._template = _ENVIRONMENT.from_string(source)
         except TemplateSyntaxError as error:
             raise TemplateError(f"the template is not valid: {error.message}", line=error.lineno) from None
@@ -86,8 +90,12 @@ class PromptTemplate:
             raise TemplateError("the template is nested too deeply") from None
 
     @staticmethod
-    def _check_names(tree: nodes.Template, stage: Stage) -> None:
-        """Find undefined names without rendering: a branch that is rarely taken is checked as well."""
+    def _check_names(tree: nodes.Template, stage: Stage) -> bool:
+        """Find undefined names without rendering: a branch that is rarely taken is checked as well.
+
+        Returns:
+            Whether none of the stage's variables is used.
+        """
         from jinja2.meta import find_undeclared_variables
 
         allowed = {*stage.variables, *_ENVIRONMENT.globals}
@@ -96,7 +104,8 @@ class PromptTemplate:
             for node in tree.find_all(nodes.Test)
             if node.name in ("defined", "undefined") and isinstance(node.node, nodes.Name)
         }
-        for name in sorted(find_undeclared_variables(tree) - allowed - tested):
+        used = find_undeclared_variables(tree)
+        for name in sorted(used - allowed - tested):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), None)
             offered = ", ".join(sorted(stage.variables))
             raise TemplateError(
@@ -106,6 +115,7 @@ class PromptTemplate:
             )
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             raise TemplateError("the template loads another file, which templates cannot", line=node.lineno)
+        return not used & set(stage.variables)
 
     def render(self, values: Mapping[str, object]) -> str:
         """The prompt.

@@ -352,6 +352,16 @@ def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
             continue
         try:
             work.prompt(job, TRIAL_TEXT)
+            if work.templates.get(stage, template_id).is_blind:
+                offered = " or ".join(f"{{{{ {name} }}}}" for name in stage.variables)
+                faults.append(
+                    Fault(
+                        f"the {stage.value} template {template_id!r} uses none of its variables: every prompt "
+                        "would be the same",
+                        where=str(work.project.paths.template_file(stage, template_id)),
+                        fix=f"write {offered} where it belongs, with two braces on each side",
+                    )
+                )
         except CatalogError as error:
             faults.extend(error.faults)
         except TemplateError as error:
