@@ -15,6 +15,7 @@ from genworker.cli.app import (
     command,
     put,
     put_json,
+    say,
 )
 from genworker.cli.options import (
     LimitOption,
@@ -77,7 +78,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     from genworker.run.caps import check_caps
     from genworker.run.estimate import estimate
     from genworker.run.ledger import last_limits, read_ledger
-    from genworker.run.requests import check_jobs, open_work
+    from genworker.run.requests import check_jobs, odd_sections, open_work
     from genworker.store.index import StoreIndex
 
     membership = open_membership(project, cohort, strict=True)
@@ -94,6 +95,8 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     )
     jobs = [job for job, chosen in enumerate(selected) if chosen]
     check_jobs(work, jobs)
+    for line in odd_sections(work):
+        say(f"warning: {line}")
     expected = estimate(work, planned, jobs, last_limits(project.paths, cohort))
     caps = options.caps_over(project.loaded.settings)
     record = plan_record(cohort, planned, jobs, work, expected, options)

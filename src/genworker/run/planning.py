@@ -23,7 +23,7 @@ from genworker.project.open import Project, Redo, plan_cohort, stored_answer
 from genworker.project.settings import Settings
 from genworker.run.caps import check_caps
 from genworker.run.ledger import read_ledger
-from genworker.run.requests import CohortWork, check_jobs
+from genworker.run.requests import CohortWork, check_jobs, odd_sections
 from genworker.run.tender import Tender
 from genworker.store.disk import check_room
 from genworker.store.filesystem import FilesystemStore
@@ -134,6 +134,8 @@ class Planner:
         )
         jobs = [job for job, chosen in enumerate(selected) if chosen]
         check_jobs(self.work, jobs)
+        for what in odd_sections(self.work):
+            self.journal.record(Warned(what))
         self._check_places(jobs)
         rows, routes = self.membership.rows, self.work.routes
         specs, endpoints = routes.build(

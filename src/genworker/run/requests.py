@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -323,6 +324,20 @@ def open_work(
     )
 
 
+def odd_sections(work: CohortWork) -> list[str]:
+    """Sections of models that no catalogue and no row knows, in words: what they say reaches nobody."""
+    loaded = work.project.loaded
+    known = {*work.project.catalog.models, *(row.llm_model_id or "" for row in work.membership.rows)}
+    lines = []
+    for model_id in loaded.settings.models:
+        if model_id not in known:
+            close = difflib.get_close_matches(model_id, known, n=1)
+            meant = f"; did you mean {close[0]!r}?" if close else ""
+            where = loaded.origin(f"models.{model_id}")
+            lines.append(f"{where}: the section [models.{model_id!r}] belongs to no model{meant}")
+    return lines
+
+
 def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
     """Try everything that a call needs, without calling: templates, combos, endpoints, keys.
 
@@ -356,8 +371,8 @@ def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
                 offered = " or ".join(f"{{{{ {name} }}}}" for name in stage.variables)
                 faults.append(
                     Fault(
-                        f"the {stage.value} template {template_id!r} uses none of its variables: every prompt "
-                        "would be the same",
+                        f"the {stage.value} template {template_id!r} uses none of its variables: all its "
+                        "prompts would be the same",
                         where=str(work.project.paths.template_file(stage, template_id)),
                         fix=f"write {offered} where it belongs, with two braces on each side",
                     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import gc
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,19 @@ from genworker.store.csvfile import CsvFault, open_csv
 MAX_TEMPLATE_BYTES = 4_000_000
 STREAMED_ROWS = 1000
 
+TEMPLATE_COLUMNS = (
+    "template_name",
+    "description",
+    "parser",
+    "generator",
+    "active",
+    "min_lines",
+    "min_chars",
+)
+MODEL_COLUMNS = ("provider", "display_name", "for_generation", "for_evaluation")
+NEARLY = 0.84
+"""How alike two names are (difflib's ratio) when one is taken for a slip of the other: a letter or two."""
+
 _TRUE = ("true", "1", "yes")
 _FALSE = ("false", "0", "no")
 
@@ -31,10 +45,18 @@ _FALSE = ("false", "0", "no")
 class _Table:
     """One CSV of the catalogue: draws records as mappings and collects faults with their places."""
 
-    def __init__(self, path: Path, required: Sequence[str], faults: list[Fault], kind: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        required: Sequence[str],
+        faults: list[Fault],
+        kind: str = "",
+        optional: Sequence[str] = (),
+    ) -> None:
         self.path = path
         self.kind = kind
         self.required = required
+        self.optional = optional
         self.faults = faults
 
     def fault(
@@ -61,6 +83,7 @@ class _Table:
                 if missing:
                     self.fault(1, None, f"missing columns: {', '.join(missing)}", "add them to the header")
                     return
+                self._look_for_slips(names)
                 for line, cells in records:
                     if not any(cells):
                         continue
@@ -75,6 +98,16 @@ class _Table:
                     yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
         except CsvFault as error:
             self.faults.append(error.fault)
+
+    def _look_for_slips(self, names: Sequence[str]) -> None:
+        """Further columns are anybody's own; one that is nearly a known one was meant to be it."""
+        absent = [name for name in self.optional if name not in names]
+        for name in names:
+            if name in self.required or name in self.optional:
+                continue
+            close = difflib.get_close_matches(name.lower(), absent, n=1, cutoff=NEARLY)
+            if close:
+                self.fault(1, name, f"unknown column {name[:40]!r}", f"did you mean {close[0]}?")
 
     def flag(self, line: int, row: Mapping[str, str], column: str, default: bool) -> bool:
         text = row.get(column)
@@ -155,7 +188,7 @@ def _read_templates(paths: Paths, stage: Stage, faults: list[Fault]) -> dict[str
     path = paths.templates_csv(stage)
     if not path.exists():
         return entries
-    table = _Table(path, ("template_id",), faults, stage.value)
+    table = _Table(path, ("template_id",), faults, stage.value, TEMPLATE_COLUMNS)
     for line, row in table.rows():
         template_id = table.plain_id(line, row, "template_id", entries)
         generator = row.get("generator") or "llm"
@@ -191,7 +224,7 @@ def _read_models(paths: Paths, faults: list[Fault]) -> dict[str, ModelEntry]:
     entries: dict[str, ModelEntry] = {}
     if not paths.models_csv.exists():
         return entries
-    table = _Table(paths.models_csv, ("id", "model"), faults, "model")
+    table = _Table(paths.models_csv, ("id", "model"), faults, "model", MODEL_COLUMNS)
     for line, row in table.rows():
         model_id = table.plain_id(line, row, "id", entries)
         if not row["model"]:
@@ -216,7 +249,7 @@ def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
     entries: dict[str, Concept] = {}
     if not paths.concepts_csv.exists():
         return entries
-    table = _Table(paths.concepts_csv, ("concept_id", "name"), faults, "concept")
+    table = _Table(paths.concepts_csv, ("concept_id", "name"), faults, "concept", ("active",))
     for line, row in table.rows():
         concept_id = table.plain_id(line, row, "concept_id", entries)
         active = table.flag(line, row, "active", True)
