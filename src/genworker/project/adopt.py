@@ -194,7 +194,8 @@ def _as_made(
         has_prompt = True
         for candidate in _candidates(combo):
             try:
-                if template.render(draft_values(project.catalog.draft_concepts(candidate))) == prompt:
+                made_now = template.render(draft_values(project.catalog.draft_concepts(candidate)))
+                if made_now == prompt.replace("\r\n", "\n"):
                     return candidate
             except TemplateError:
                 break

@@ -124,7 +124,8 @@ class _Look:
             # Another tool names no digest, but keeps the prompt itself.
             path = f"{self._directories[row.stage]}/{row.gen_id}/{PROMPT_FILE}"
             content = read_bytes(path)
-            made = made._replace(prompt_sha256=file_digest(content) if content else None)
+            digest = file_digest(content.replace(b"\r\n", b"\n")) if content else None
+            made = made._replace(prompt_sha256=digest)
         if row.stage.is_root and now is not None and made.prompt_sha256 is not None:
             prompt = self._prompt(row.combo_id, row.template_id)
         return stale_reason(

@@ -198,10 +198,16 @@ def _compare(row: MembershipRow, old: Generation, new: Generation) -> Reparsed |
     before = old.parsed_text if old.is_done else None
     if before == new.parsed_text or _is_same_score(row, before, new.parsed_text):
         return None
+    if before is not None and new.parsed_text is not None and _plain(before) == _plain(new.parsed_text):
+        return None  # another tool's line ends, or white space around it
     if new.parsed_text is None:
         return Reparsed(row, Change.LOST, before, None, new.failure.message if new.failure else None)
     change = Change.GAINED if before is None else Change.OTHER
     return Reparsed(row, change, before, new.parsed_text, None)
+
+
+def _plain(text: str) -> str:
+    return text.replace("\r\n", "\n").strip()
 
 
 def _is_same_score(row: MembershipRow, before: str | None, now: str | None) -> bool:

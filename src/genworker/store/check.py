@@ -401,13 +401,15 @@ class Check:
         if known is None or generation.prompt_text is None:
             return
         if generation.facts.is_copy:
-            if (generation.raw_text or generation.parsed_text) != parent_text:
+            text = generation.raw_text or generation.parsed_text or ""
+            if parent_text is not None and _with_lf(text) != _with_lf(parent_text):
                 find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
             return
-        prompt = self.render(known[0], known[1], parent_text)
+        given = None if parent_text is None else _with_lf(parent_text)
+        prompt = self.render(known[0], known[1], given)
         if prompt is None:
             find(Kind.STALE, "cannot be rendered any more: its template or concepts are gone", PROMPT_FILE)
-        elif prompt != generation.prompt_text:
+        elif prompt != _with_lf(generation.prompt_text):
             find(Kind.STALE, "is not what would be sent now", PROMPT_FILE)
 
     def _parse(self, generation: Generation, find: Callable[..., None]) -> None:
@@ -422,6 +424,11 @@ class Check:
         """The answer again, for the present parser; ``None`` when no cohort names it."""
         known = self._rows.get((generation.stage, generation.gen_id))
         return None if known is None else self.again(known[0].rows[known[1]], generation)
+
+
+def _with_lf(text: str) -> str:
+    """A text as a run holds it: other tools may have written line ends of other systems."""
+    return text.replace("\r\n", "\n")
 
 
 # Mending

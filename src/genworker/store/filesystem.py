@@ -268,7 +268,8 @@ class FilesystemStore:
         """
         path = self.paths.parsed_path(stage, gen_id)
         try:
-            async with aiofiles.open(path, encoding="utf-8", newline="") as stream:
+            # Line ends of other systems, which another tool may have left, become LF on the way.
+            async with aiofiles.open(path, encoding="utf-8", newline=None) as stream:
                 return await stream.read()
         except (OSError, UnicodeDecodeError) as error:
             raise StoreError(f"{path} cannot be read: {error}", path=str(path)) from error
