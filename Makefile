@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 GENWORKER := $(BIN)/genworker
 READY := $(VENV)/.ready
+DOCS_BIN := build/docs-venv/bin
+DOCS_READY := build/docs-venv/.ready
 
 # The shell reads the cohort's name from its environment, so no name can be a command; make would expand a `$`.
 export COHORT
@@ -21,7 +23,7 @@ endif
 # `make -j4 run report` reports of a run that has ended: one goal after the other, in the order of the command line.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data
+.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference docs docs-serve
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -111,6 +113,20 @@ verify: $(READY) ## Check every file of COHORT's generations
 
 retry: $(READY) ## Ask again for answers of COHORT that are no good
 	$(GENWORKER) retry "$$COHORT" $(ARGS)
+
+reference: $(READY) ## Write the generated pages of the documentation anew
+	PYTHONPATH=tests $(BIN)/python -m documentation.reference
+
+docs: $(DOCS_READY) ## Build the documentation into build/site; a dead link is an error
+	$(DOCS_BIN)/zensical build --clean --strict --config-file mkdocs.yml
+
+docs-serve: $(DOCS_READY) ## Show the documentation on this machine, and follow changes
+	$(DOCS_BIN)/zensical serve --config-file mkdocs.yml
+
+$(DOCS_READY): requirements/docs.txt
+	$(PYTHON) -m venv build/docs-venv
+	$(DOCS_BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/docs.txt
+	@touch $@
 
 lock: $(READY) ## Pin the dependencies anew
 	$(BIN)/python -m pip install --quiet uv

@@ -16,3 +16,8 @@ mv requirements/lock.new requirements/lock.txt
   compile requirements/browser.in
 } > requirements/browser.new
 mv requirements/browser.new requirements/browser.txt
+{
+  echo "# Made by requirements/lock.sh (make lock): what builds the documentation, in an environment of its own."
+  compile requirements/docs.in
+} > requirements/docs.new
+mv requirements/docs.new requirements/docs.txt
