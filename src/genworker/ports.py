@@ -129,6 +129,15 @@ class GenerationStore(Protocol):
     async def release(self, stage: Stage, gen_id: str) -> None:
         """Give a claim back."""
 
+    async def make_room(self, stage: Stage, gen_id: str, size_bytes: int) -> None:
+        """Set room aside for the answer of a claimed generation, before it is asked for.
+
+        Given back by `commit` and `release`. Where the system cannot set room aside, this does nothing.
+
+        Raises:
+            StoreError: there is none: asking would buy what cannot be kept.
+        """
+
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
         """The generation in the store, good or failed; ``None`` when there is no answer.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 WRITING = frozenset(
-    {"open", "mkdir", "write", "pwrite", "ftruncate", "fsync", "syncfs", "rename", "renameat2"}
+    {"open", "mkdir", "write", "pwrite", "ftruncate", "fsync", "syncfs", "rename", "renameat2", "fallocate"}
 )
 """Steps that a full or broken disk refuses."""
 REMOVING = frozenset({"unlink", "rmdir"})
@@ -236,6 +236,17 @@ class _Library:
         def syncfs(fd: int) -> int:
             return int(recorder.call("syncfs", recorder.paths.get(fd), lambda: real.syncfs(fd), fail))
 
+        def fallocate(fd: int, mode: int, offset: Any, length: Any) -> int:
+            return int(
+                recorder.call(
+                    "fallocate",
+                    recorder.paths.get(fd),
+                    lambda: real.fallocate64(fd, mode, offset, length),
+                    fail,
+                )
+            )
+
+        self.fallocate64 = fallocate
         self.renameat2 = renameat2
         self.syncfs = syncfs
 

@@ -280,7 +280,9 @@ def summary_lines(cohort: str, result: RunResult, took: str) -> list[str]:
         lines.append(f"NOT STORED {gen_id}: {reason}")
     if result.ending.unrecorded:
         lines.append(f"The journal is incomplete: {result.ending.unrecorded}")
-    if result.ending.lost or result.ending.unrecorded:
+    if result.ending.no_room:
+        lines.append(f"Not asked for, since {result.ending.no_room}")
+    if result.ending.lost or result.ending.unrecorded or result.ending.no_room:
         lines.append(
             "The run has stopped buying because of this. Mend the disk, then go on with: "
             f"genworker run {cohort}"

@@ -37,6 +37,7 @@ class Ending:
         limits: what each lane was found to allow; see `genworker.core.lane.Lane.found`.
         lost: answers that could not be stored, as (gen_id, reason).
         unrecorded: why the end of the journal could not be written.
+        no_room: why there was no room for another answer.
     """
 
     left: int = 0
@@ -48,6 +49,7 @@ class Ending:
     limits: dict[str, dict[str, float]] = field(default_factory=dict)
     lost: list[tuple[str, str]] = field(default_factory=list)
     unrecorded: str | None = None
+    no_room: str | None = None
 
 
 def ending_of(scheduler: Scheduler, membership: Membership, selected: bytearray, outcome: Outcome) -> Ending:
@@ -60,6 +62,7 @@ def ending_of(scheduler: Scheduler, membership: Membership, selected: bytearray,
         limits={lane.spec.name: lane.found() for lane in scheduler.lanes()},
         lost=list(outcome.lost),
         unrecorded=outcome.unrecorded,
+        no_room=outcome.no_room,
     )
     for job, state in enumerate(scheduler.states):
         ending.left += bool(selected[job]) and state != JobState.DONE
@@ -95,7 +98,7 @@ class RunResult:
         """What the command line returns."""
         if self.signal is not None:
             return ExitCode(128 + self.signal)
-        if self.ending.lost or self.ending.unrecorded:
+        if self.ending.lost or self.ending.unrecorded or self.ending.no_room:
             return ExitCode.FAILURES
         if self.ending.waiting:
             return ExitCode.WAITING

@@ -75,12 +75,14 @@ class Outcome:
     Attributes:
         lost: answers that could not be stored, as (gen_id, reason).
         unrecorded: why the end of the journal could not be written.
+        no_room: why there was no room for another answer, so that nothing more was asked for.
         waiting: rows that are left in batches that are out.
         broken: the first bug that a job met; raised by `Runner.run` after the others have been saved.
     """
 
     lost: list[tuple[str, str]] = field(default_factory=list)
     unrecorded: str | None = None
+    no_room: str | None = None
     waiting: int = 0
     broken: BaseException | None = None
 
@@ -347,11 +349,26 @@ class Runner:
         if self._lanes[job] in self._batch_lanes:
             await self._queue(job, request)
             return
+        try:
+            await self._store.make_room(row.stage, row.gen_id, room_bytes(request))
+        except StoreError as error:
+            await self._stop_for_room(job, error)
+            return
         if not self._clear(job, start.attempt, request):
             return  # it will be started another time, and keeps its claim until then
         await self._call(job, start.attempt, request)
         if self._scheduler.state(job) not in _GOES_ON:
             await self._store.release(row.stage, row.gen_id)
+
+    async def _stop_for_room(self, job: int, error: StoreError) -> None:
+        """The answer could not be kept, so it is not asked for; nor is anything else."""
+        row = self._membership.rows[job]
+        if self.outcome.no_room is None:
+            self.outcome.no_room = str(error)
+            self._journal.record(StoreRefused(row.stage, row.gen_id, str(error), pause_s=None))
+        self._scheduler.taken_elsewhere(job, self._clock())
+        self._scheduler.drain()
+        await self._store.release(row.stage, row.gen_id)
 
     async def _reserve(self, job: int) -> bool:
         """Claim the generation, and look whether somebody has made it since the plan was made."""
@@ -825,6 +842,22 @@ class Runner:
                 reason=None if failure is None else failure.message,
             )
         )
+
+
+ROOM_WITHOUT_LIMIT_BYTES = 64 * 1024
+"""Room for an answer whose length nobody limits; most are far shorter."""
+MOST_ROOM_BYTES = 512 * 1024
+BYTES_PER_TOKEN = 6
+"""Of an answer, generously: a token of today's vocabularies is about four characters."""
+ROOM_BESIDE_BYTES = 8 * 1024
+"""For the metadata that are logged along with an answer."""
+
+
+def room_bytes(request: CompletionRequest) -> int:
+    """Bytes that a call's answer may take in the log, the prompt and the metadata included."""
+    limit = request.sampling.max_tokens
+    answer = ROOM_WITHOUT_LIMIT_BYTES if limit is None else min(limit * BYTES_PER_TOKEN, MOST_ROOM_BYTES)
+    return answer + len(request.prompt.encode("utf-8", "replace")) + ROOM_BESIDE_BYTES
 
 
 def _timestamp() -> str:

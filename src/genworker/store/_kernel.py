@@ -10,6 +10,7 @@ import sys
 _AT_FDCWD = -100
 _NOREPLACE = 1
 _EXCHANGE = 2
+_KEEP_SIZE = 1
 _DARWIN_EXCLUSIVE = 4
 _DARWIN_SWAP = 2
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
@@ -62,6 +63,23 @@ def rename_exchange(first: str, second: str) -> bool:
         if error.errno == errno.EXDEV:
             return False
         raise
+
+
+def allocate(fd: int, offset: int, length: int) -> bool:
+    """Have room set aside for a file beyond its end, whose size stays; ``False`` where not supported.
+
+    Raises:
+        OSError: there is no such room.
+    """
+    function = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+    if sys.platform != "linux" or function is None:
+        return False
+    if function(fd, _KEEP_SIZE, ctypes.c_int64(offset), ctypes.c_int64(length)) != 0:
+        code = ctypes.get_errno()
+        if code in _UNSUPPORTED:
+            return False
+        raise OSError(code, os.strerror(code))
+    return True
 
 
 def sync_filesystem(fd: int) -> bool:

@@ -23,9 +23,12 @@ from genworker.core.generation import Answer, file_digest
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
 from genworker.paths import Paths
+from genworker.store._kernel import allocate
 from genworker.store.durable import make_directories, sync_path
 
 SEGMENT_BYTES = 16 * 1024 * 1024
+ROOM_STEP_BYTES = 256 * 1024
+"""Room is set aside in steps of this size, where the disk has as much."""
 _FIELDS = frozenset(("stage", "gen_id", "replace", "prompt", "raw", "reasoning", "facts"))
 """What a line of the log has. One that has more is a newer version's: committed, and kept besides."""
 _NAME = re.compile(r"(?P<run>[A-Za-z0-9-]+)\.answers-(?P<segment>[0-9]{1,9})")
@@ -47,10 +50,14 @@ class _Segment:
     fd: int
     size_bytes: int = 0
     open_answers: int = 0
+    allocated_bytes: int = 0
 
 
 class AnswerLog:
     """The log of one living run. Used from one thread.
+
+    Room for the answers that are asked for is set aside before they are (`make_room`), in the file that they
+    will be appended to: a disk that fills up meanwhile cannot refuse what has been paid for.
 
     A line that the disk refuses is left out: the commit meets the same disk, and reports it.
     """
@@ -60,6 +67,9 @@ class AnswerLog:
         self._run_id = run_id
         self._mode = mode
         self._segments: dict[int, _Segment] = {}
+        self._awaited: dict[tuple[Stage, str], int] = {}
+        self._awaited_bytes = 0
+        self._can_allocate = True
         self._current = self._open(1)
 
     def _open(self, number: int) -> _Segment:
@@ -69,12 +79,49 @@ class AnswerLog:
         self._segments[number] = segment
         return segment
 
+    def make_room(self, stage: Stage, gen_id: str, size_bytes: int) -> None:
+        """Set room aside for an answer that is about to be asked for; `append` and `not_coming` give it back.
+
+        Raises:
+            OSError: there is none: do not ask.
+        """
+        self.not_coming(stage, gen_id)
+        self._awaited[stage, gen_id] = size_bytes
+        self._awaited_bytes += size_bytes
+        try:
+            self._allocate()
+        except OSError:
+            self.not_coming(stage, gen_id)
+            raise
+
+    def not_coming(self, stage: Stage, gen_id: str) -> None:
+        """An answer is there, or will not come."""
+        self._awaited_bytes -= self._awaited.pop((stage, gen_id), 0)
+
+    def _allocate(self) -> None:
+        segment = self._current
+        end = segment.size_bytes + self._awaited_bytes
+        if not self._can_allocate or end <= segment.allocated_bytes:
+            return
+        start = max(segment.size_bytes, segment.allocated_bytes)
+        # More than is asked for, so that not every call costs a system call; where that is too much, what is.
+        for length in (end - start + ROOM_STEP_BYTES, end - start):
+            try:
+                self._can_allocate = allocate(segment.fd, start, length)
+            except OSError:
+                if length == end - start:
+                    raise
+                continue
+            segment.allocated_bytes = start + length
+            return
+
     def append(self, answer: Answer, *, replace: bool) -> int | None:
         """Log an answer.
 
         Returns:
             The number that `settled` wants once the answer is committed; ``None`` when the disk refused.
         """
+        self.not_coming(answer.stage, answer.gen_id)
         if self._current.size_bytes > SEGMENT_BYTES:
             self._roll()
         line = json_line(
@@ -100,8 +147,14 @@ class AnswerLog:
         return segment.number
 
     def _roll(self) -> None:
-        with contextlib.suppress(OSError):  # no room for another file: the present one goes on
-            self._current = self._open(self._current.number + 1)
+        before = self._current
+        try:
+            self._current = self._open(before.number + 1)
+            self._allocate()
+        except OSError:  # no room for another file: the present one goes on
+            if self._current is not before:
+                self._remove(self._current)
+                self._current = before
 
     def settled(self, number: int) -> None:
         """An answer of segment `number` is committed."""
@@ -110,9 +163,11 @@ class AnswerLog:
         if segment.open_answers:
             return
         if segment is self._current:
-            with contextlib.suppress(OSError):
-                os.ftruncate(segment.fd, 0)
-            segment.size_bytes = 0
+            # While answers are awaited the file keeps what is set aside for them, and is not cut.
+            if not self._awaited or not self._can_allocate:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(segment.fd, 0)
+                segment.size_bytes = segment.allocated_bytes = 0
         else:
             self._remove(segment)
 

@@ -250,6 +250,21 @@ class FilesystemStore:
         """Give a claim back."""
         assert self._claims is not None, "the store is not open"
         self._claims.drop(stage.value, gen_id)
+        if self._log is not None:
+            self._log.not_coming(stage, gen_id)
+
+    async def make_room(self, stage: Stage, gen_id: str, size_bytes: int) -> None:
+        """See `genworker.ports.GenerationStore.make_room`. One system call at most, made on the loop."""
+        assert self._log is not None, "the store is not open"
+        try:
+            self._log.make_room(stage, gen_id, size_bytes)
+        except OSError as error:
+            path = self.paths.answers_path(self.run_id, 1)
+            raise StoreError(
+                f"there is no room for the answer: {error.strerror} ({path})",
+                path=str(path),
+                errno=error.errno,
+            ) from error
 
     # Reading
 

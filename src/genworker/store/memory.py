@@ -42,6 +42,11 @@ class MemoryStore:
         if self._claims.get((stage, gen_id)) is self:
             del self._claims[stage, gen_id]
 
+    async def make_room(self, stage: Stage, gen_id: str, size_bytes: int) -> None:
+        """There is room, unless commits are refused."""
+        if self.refuses is not None:
+            raise self.refuses
+
     async def find(self, stage: Stage, gen_id: str) -> Generation | None:
         """The generation in the store, good or failed."""
         return self.generations.get((stage, gen_id))
