@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
+import httpx2
 import pytest
 from pydantic import SecretStr
 
@@ -19,7 +21,9 @@ from genworker.errors import (
     Scope,
 )
 from genworker.ports import Provider
+from genworker.project.endpoints import KINDS as KINDS_TABLE
 from genworker.providers.anthropic import AnthropicProvider
+from genworker.providers.http import AiohttpTransport
 from genworker.providers.openai import OpenAIProvider
 from genworker.providers.scripted import ScriptedProvider
 from support.llm_server import LLMServer, Options, Rule
@@ -98,17 +102,68 @@ def test_many_calls_at_once_are_each_answered(provider: Provider) -> None:
     assert len({completion.text for completion in use(provider, many)}) == 200
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_everything_that_was_set_is_sent(kind: str) -> None:
-    seen: list[str] = []
+WHOLE_BODIES = {
+    "openai": {
+        "model": "vendor/alpha",
+        "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "prompt"}],
+        "temperature": 0.3,
+        "top_p": 0.5,
+        "max_tokens": 2000,
+        "stop": ["END"],
+        "seed": 7,
+        "top_k": 40,
+    },
+    "anthropic": {
+        "model": "vendor/alpha",
+        "messages": [{"role": "user", "content": "prompt"}],
+        "system": "be brief",
+        "temperature": 0.3,
+        "top_p": 0.5,
+        "max_tokens": 2000,
+        "stop_sequences": ["END"],
+        "top_k": 40,
+    },
+}
+"""All that is sent where everything is set; Messages has no seed."""
+
+
+def sent(kind: str, asked: CompletionRequest) -> dict[str, object]:
+    """The body that reaches the endpoint."""
+    bodies: list[bytes] = []
+
+    class Noting(AiohttpTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            bodies.append(await request.aread())
+            return await super().handle_async_request(request)
+
     with LLMServer(Options()).in_thread() as server:
-        asked = request("prompt", temperature=0.3, top_p=0.5, stop=("END",), seed=7, system="be brief")
-        use(provider_for(kind, server), lambda ready: ready.complete(asked))
-        seen = [record.prompt for record in server.records]
-        seeds = [record.seed for record in server.records]
-    assert "be brief" in seen[0]
-    assert "prompt" in seen[0]
-    assert seeds == ([7] if kind == "openai" else [None])
+        provider = provider_for(kind, server)
+        client = provider.client  # type: ignore[attr-defined]
+        client._client._aiohttp.__class__ = Noting
+        use(provider, lambda ready: ready.complete(asked))
+    body: dict[str, object] = json.loads(bodies[0])
+    return body
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_that_was_set_is_sent_and_nothing_else(kind: str) -> None:
+    extra = {"top_k": 40, "model": "another", "messages": [], "temperature": 2, "max_tokens": 9}
+    asked = request(
+        "prompt", temperature=0.3, top_p=0.5, stop=("END",), seed=7, system="be brief", extra_body=extra
+    )
+    assert sent(kind, asked) == WHOLE_BODIES[kind]
+    own = KINDS_TABLE[kind].own_fields
+    assert set(WHOLE_BODIES[kind]) - {"top_k"} <= own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_not_set_is_not_sent(kind: str) -> None:
+    messages = [{"role": "user", "content": "prompt"}]
+    assert sent(kind, request("prompt")) == {
+        "model": "vendor/alpha",
+        "messages": messages,
+        "max_tokens": 2000,
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
