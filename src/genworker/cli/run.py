@@ -143,6 +143,7 @@ def run_and_show(
     """
     from genworker.cli.display import Display, LiveDisplay, duration, wall_clock
     from genworker.run.engine import run_cohort
+    from genworker.store.gc import WORTH_BYTES, plain_journal_bytes
 
     display: Display
     if use_live_display(plain or quiet):
@@ -161,6 +162,9 @@ def run_and_show(
         put_json(record)
     for line in summary_lines(cohort, result, duration(wall_clock() - began)):
         say(line)
+    size_bytes = plain_journal_bytes(project.paths)
+    if size_bytes > WORTH_BYTES and not quiet:
+        say(f"Journals of earlier runs take {size_bytes / 1e6:,.0f} MB; make them small with: genworker gc")
     tell_the_end(project.loaded.settings.on_end, record)
     return int(result.exit_code)
 

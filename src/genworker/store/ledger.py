@@ -130,6 +130,11 @@ def read_accounts(paths: Paths, cohort_id: str | None, *, but: str = "") -> list
     return [accounts[run_id] for run_id in sorted(accounts)]
 
 
+def kept_runs(paths: Paths) -> set[str]:
+    """The runs whose sums are kept."""
+    return _kept(paths, "")[0]
+
+
 def _kept(paths: Paths, cohort_id: str | None) -> tuple[set[str], dict[str, RunAccount]]:
     """The runs whose sums are kept, and the accounts of those that are the cohort's."""
     known: set[str] = set()
