@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from genworker.reports.claims import Factor, Finding
 from genworker.reports.findings import Findings, Missing, Ranking
 
+OUT_OF_REACH = 50
+"""A difference that would take so many times the combos is none that anybody would look for."""
+
 NOUNS: dict[Factor, str] = {
     Factor.COMBO: "combo",
     Factor.DRAFT: "draft template",
@@ -167,7 +170,10 @@ def power_sentences(findings: Findings, ranking: Ranking) -> Iterator[str]:
     if ranking.factor is not Factor.COMBO and unclaimed and not findings.claimed(ranking.factor):
         largest = max(unclaimed, key=lambda found: abs(found.difference))
         count = findings.needed(largest)
-        if count is not None and count > largest.estimate.clusters:
+        if (
+            count is not None
+            and largest.estimate.clusters < count <= OUT_OF_REACH * largest.estimate.clusters
+        ):
             level, against = (
                 findings.name(ranking.factor, name) for name in (largest.level, largest.against)
             )
