@@ -16,14 +16,18 @@ from genworker.core.stages import STAGES
 from genworker.core.visible import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console, RenderableType
 
     from genworker.run.engine import RunInProgress
+    from genworker.run.tender import Held
 
 REDRAW_S = 0.25
 LINE_EVERY_S = 30.0
 BAR = 28
 
+BATCHES_SHOWN = 4
 _SHOWN = {
     "failed": ("stage", "gen_id", "kind", "error"),
     "lane_stopped": ("lane", "error"),
@@ -36,12 +40,15 @@ _SHOWN = {
     "locked": ("cohort", "holder", "then"),
     "warning": ("what",),
     "worker_lost": ("slot", "worker", "why"),
+    "batch_trouble": ("batch", "error"),
 }
 """Events that a person wants to see, and what of them."""
 _SHOWN_VERBOSE = {
     **_SHOWN,
     "retry": ("stage", "gen_id", "attempt", "kind", "error", "pause_s"),
     "salvaged": ("stage", "gen_id", "what"),
+    "batch_created": ("batch", "batch_id"),
+    "batch_settled": ("batch", "status", "answered", "failed", "lapsed", "missing"),
     "committed": ("stage", "gen_id", "failure", "reason"),
 }
 
@@ -231,6 +238,8 @@ def status_lines(run: RunInProgress) -> list[str]:
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
+    if run.tender is not None:
+        lines.extend(batch_lines(run.tender.batches))
     progress = run.progress
     money = progress.money.total
     if money.most_usd or money.unpriced or progress.cap_usd is not None:
@@ -243,6 +252,19 @@ def status_lines(run: RunInProgress) -> list[str]:
     lines.extend(
         f"stop  {visible(name)}: {visible(why, limit=100)}" for name, why in run.activity.stopped_lanes()
     )
+    return lines
+
+
+def batch_lines(batches: Sequence[Held]) -> list[str]:
+    """The batches that are out: rows, state, age, and how long such batches usually took here."""
+    lines = []
+    for held in batches[:BATCHES_SHOWN]:
+        usual = "" if held.usual_s is None else f", usually {duration(held.usual_s)}"
+        age = f"{duration(held.age_s)}{usual}"
+        lines.append(f"batch {held.intent.count} rows of {visible(held.endpoint.name)}, {held.word}, {age}")
+    if len(batches) > BATCHES_SHOWN:
+        more = batches[BATCHES_SHOWN:]
+        lines.append(f"batch {sum(held.intent.count for held in more)} rows in {len(more)} more")
     return lines
 
 
@@ -261,6 +283,9 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
     facts["unparseable"] = sum(stage.unparseable for stage in progress.stages.values())
     facts["blocked"] = sum(stage.blocked + stage.stopped for stage in progress.stages.values())
     facts["in_flight"] = run.activity.in_flight
+    if run.tender is not None and (batches := run.tender.batches):
+        facts["batches"] = len(batches)
+        facts["in_batches"] = sum(held.intent.count for held in batches)
     if run.crew is not None:
         facts["crew"] = run.crew()
     money = progress.money.total

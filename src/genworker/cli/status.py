@@ -90,6 +90,7 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     """Counts of one cohort, for people and machines."""
     from genworker.core.plan import RowState
     from genworker.project.open import open_membership, plan_cohort
+    from genworker.run.batch_money import open_intents
     from genworker.run.ledger import failed_calls, read_money
     from genworker.run.now import running
 
@@ -106,8 +107,10 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
         if state == missing and (row.stage, row.gen_id) in reasons:
             calls[row.stage] += 1
             errors[reasons[row.stage, row.gen_id]] += 1
+    batches = open_intents(project.paths, cohort)
     return {
         "cohort": cohort,
+        "batches": {"open": len(batches), "rows": sum(intent.count for intent in batches)},
         "money": money.to_json(),
         "cost": money_text(money.total),
         "rows": len(membership),
@@ -153,10 +156,18 @@ def status_lines(record: dict[str, Any]) -> list[str]:
         head,
         *table(header, rows, right=(1, 3, 4, 5)),
         f"cost {record['cost']}",
+        *_batch_lines(record["batches"]),
         *(line for worker in record["workers"] for line in worker_lines(worker)),
         *(f"{error['rows']} calls failed: {shorten(error['error'], 140)}" for error in record["errors"]),
         *stale_lines(record["cohort"], record["stages"]),
     ]
+
+
+def _batch_lines(batches: dict[str, int]) -> list[str]:
+    if not batches["open"]:
+        return []
+    what = "batch that is" if batches["open"] == 1 else "batches that are"
+    return [f"{batches['rows']} rows in {batches['open']} {what} out: genworker batches"]
 
 
 def worker_lines(worker: dict[str, Any]) -> list[str]:

@@ -114,6 +114,7 @@ def make_check(project: Project, cohort: str | None) -> Check:
         again,
         whole=cohort is None,
         group_permissions=project.loaded.settings.group_permissions,
+        has_endpoint=project.loaded.has_endpoint,
         findings=list(unreadable),
     )
 

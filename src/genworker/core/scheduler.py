@@ -1111,9 +1111,7 @@ class Scheduler:
     def stranded(self, job: int, reason: str) -> None:
         """The batch that holds a job can be brought to no end from here."""
         self.batched -= 1
-        self.reasons[job] = reason
-        self._end(job, JobEvent.LANE_STOPPED)
-        self._block_descendants(job)
+        self._fail(job, reason)
 
     def batch_opened(self, lane: int, rows: int) -> None:
         """A batch of an earlier run is out in a lane."""

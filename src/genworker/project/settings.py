@@ -272,6 +272,11 @@ class LoadedSettings:
         name = (model.endpoint if model else None) or self.settings.default_endpoint
         return name if name in self.settings.endpoints else None
 
+    def has_endpoint(self, name: str, kind: str, url: str | None) -> bool:
+        """Whether there is a section of this name, and it is the same endpoint."""
+        section = self.settings.endpoints.get(name)
+        return section is not None and section.kind == kind and kind_of(section).address(section) == url
+
     def asks_in_batches(self, stage: Stage, model_id: str, endpoint: str) -> bool:
         """Whether a stage's rows of a model go into batches: the most specific section that says so."""
         said = [layer.batch for layer in self._layers(stage, model_id, endpoint) if layer.batch is not None]

@@ -14,7 +14,7 @@ from genworker.core.batches import Line, Story
 from genworker.errors import Fault, StoreError, UsageError
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
-from genworker.run.batch_money import open_parts, part_to_json
+from genworker.run.batch_money import open_parts, part_to_json, span_s
 from genworker.run.station import make_batch_endpoint
 from genworker.store.batches import Intent, OpenBatch, Shelf
 from genworker.store.lock import describe_holder
@@ -60,13 +60,7 @@ class OpenRecord:
 
 def usual_wait_s(records: Iterable[Mapping[str, Any]], endpoint: str) -> float | None:
     """How long an endpoint's batches took from their making to their end: the median, in seconds."""
-    spans = [
-        record["ended_s"] - record["created_s"]
-        for record in records
-        if record.get("endpoint") == endpoint
-        and isinstance(record.get("created_s"), int | float)
-        and isinstance(record.get("ended_s"), int | float)
-    ]
+    spans = [span for record in records if record.get("endpoint") == endpoint for span in span_s(record)]
     return median(spans) if spans else None
 
 

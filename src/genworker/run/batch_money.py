@@ -22,9 +22,20 @@ def batch_money(paths: Paths, cohort_id: str) -> Money:
     money, shelf = Money(), Shelf(paths, "")
     for record in shelf.settled():
         add_settled(money, record, cohort_id)
-    for name in shelf.open_batches():
-        add_open(money, shelf.peek(name)[0], cohort_id)
+    for intent in open_intents(paths, cohort_id):
+        add_open(money, intent, cohort_id)
     return money
+
+
+def open_intents(paths: Paths, cohort_id: str) -> list[Intent]:
+    """A cohort's open batches, oldest first.
+
+    Raises:
+        StoreError: an open one cannot be read.
+    """
+    shelf = Shelf(paths, "")
+    intents = [shelf.peek(name)[0] for name in shelf.open_batches()]
+    return [intent for intent in intents if intent.cohort_id == cohort_id]
 
 
 def add_settled(money: Money, record: Mapping[str, Any], cohort_id: str) -> None:
@@ -44,6 +55,13 @@ def add_settled(money: Money, record: Mapping[str, Any], cohort_id: str) -> None
             )
             model = str(record.get("model_id") or record.get("model") or "")
             money.add(Stage(name), model, str(record.get("run_id") or ""), part)
+
+
+def span_s(record: Mapping[str, Any]) -> list[float]:
+    """How long a closed batch took from its making to its end, in seconds; empty where it is not known."""
+    begun, ended = record.get("created_s"), record.get("ended_s")
+    known = isinstance(begun, int | float) and isinstance(ended, int | float)
+    return [max(0.0, ended - begun)] if known else []  # type: ignore[operator]
 
 
 def add_open(money: Money, intent: Intent, cohort_id: str) -> None:

@@ -511,6 +511,7 @@ class Runner:
     def batch_stranded(self, job: int, reason: str) -> None:
         """See `genworker.run.tender.BatchRows.batch_stranded`."""
         self._scheduler.stranded(job, reason)
+        self._tally.stage(job).errors += 1
 
     def batch_unheld(self, job: int) -> None:
         """See `genworker.run.tender.BatchRows.batch_unheld`."""

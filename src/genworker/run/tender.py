@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any, Protocol
 
 from genworker.core.batches import (
@@ -49,7 +50,7 @@ from genworker.errors import (
     StoreError,
 )
 from genworker.ports import BatchProvider, GenerationStore, Journal
-from genworker.run.batch_money import add_open, add_settled, part_to_json
+from genworker.run.batch_money import add_open, add_settled, part_to_json, span_s
 from genworker.store.batches import Forming, Intent, Item, OpenBatch, Shelf
 from genworker.store.durable import cannot_write
 
@@ -141,9 +142,9 @@ class Held:
         jobs: the run's rows in it: number to job.
         numbers: of an earlier run's batch, each row's number.
         lane, tokens: where this run's scheduler counts it; lane -1: nowhere.
+        usual_s: how long batches of the endpoint took so far, the median.
         is_ours: whether it is on the account of this run's cohort.
         resumed: an earlier process may have done more than the log says.
-        word: what it does, for people.
     """
 
     batch: OpenBatch
@@ -162,6 +163,12 @@ class Held:
     ours: set[str] = field(default_factory=set)
     is_busy: bool = False
     was_looked_at: bool = False
+    usual_s: float | None = None
+
+    @property
+    def word(self) -> str:
+        """Its state for people, one word."""
+        return self.batch.story.word
 
     @property
     def intent(self) -> Intent:
@@ -219,6 +226,7 @@ class Tender:
         self._hurried = False
         self._watcher: asyncio.Task[None] | None = None
         self._settled = Money()
+        self._spans: dict[str, list[float]] = {}
         self.landed = Part()
 
     # Before the run
@@ -232,6 +240,7 @@ class Tender:
         self.shelf.sweep()
         for record in self.shelf.settled():
             add_settled(self._settled, record, self._cohort_id)
+            self._spans.setdefault(str(record.get("endpoint")), []).extend(span_s(record))
         for name in self.shelf.open_batches():
             self._look_up(name)
 
@@ -542,6 +551,8 @@ class Tender:
         name = held.intent.batch
         if self._rows is None or name in self._tasks or self._leaving.is_set():
             return
+        spans = self._spans.get(held.endpoint.name)
+        held.usual_s = median(spans) if spans else None
         task = asyncio.get_running_loop().create_task(self._tend(held))
         self._tasks[name] = task
         task.add_done_callback(lambda _: self._tasks.pop(name, None))
@@ -937,6 +948,7 @@ class Tender:
         await asyncio.to_thread(held.batch.settle, record)
         del self._held[intent.batch]
         add_settled(self._settled, record, self._cohort_id)
+        self._spans.setdefault(intent.endpoint, []).extend(span_s(record))
         if held.is_ours:
             self.landed.add(tally.total)
         self._journal.record(

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +31,7 @@ from genworker.paths import (
     Paths,
 )
 from genworker.store.answers import logged_runs
+from genworker.store.batches import Shelf
 from genworker.store.durable import keep_aside
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import FileLock
@@ -77,6 +79,16 @@ class Kind(StrEnum):
     """A directory whose name cannot be a gen_id."""
     PERMISSIONS = "permissions"
     """Others may write."""
+    BATCH_OPEN = "batch-open"
+    """A provider batch is out, or waits to be sent; a run goes on with it."""
+    BATCH_UNCERTAIN = "batch-uncertain"
+    """The call that makes a batch went out, and it is not known yet whether the provider has it."""
+    BATCH_OLD = "batch-old"
+    """A batch whose results the provider will not keep much longer."""
+    BATCH_FOREIGN = "batch-foreign"
+    """A batch at an endpoint that the settings do not have."""
+    BATCH_UNREADABLE = "batch-unreadable"
+    """The files of an open batch do not say what they have to: nobody knows which rows it holds."""
     MEMBERSHIP = "membership"
     """A membership that cannot be read."""
 
@@ -95,6 +107,10 @@ BROKEN = frozenset(
 """Findings for which a repair moves the directory aside, unless the generation is done all the same."""
 
 
+OLD_BATCH_S = 20 * 86_400.0
+"""Providers keep results for 29 days and more."""
+
+
 class Severity(StrEnum):
     """How bad a finding is. The words stand in the JSON output."""
 
@@ -104,7 +120,9 @@ class Severity(StrEnum):
     """Worth knowing, and nothing is wrong: foreign, unlisted, stale, or left out by another tool."""
 
 
-NOTES = frozenset({Kind.FOREIGN, Kind.UNLISTED, Kind.STALE, Kind.UNPARSED})
+NOTES = frozenset(
+    {Kind.FOREIGN, Kind.UNLISTED, Kind.STALE, Kind.UNPARSED, Kind.BATCH_OPEN, Kind.BATCH_UNCERTAIN}
+)
 """Kinds that are notes wherever they are found."""
 NOTES_IF_UNLISTED = frozenset(
     {Kind.EMPTY, Kind.NO_ANSWER, Kind.NO_METADATA, Kind.PARENT_MISSING, Kind.PARENT_STAGE}
@@ -143,6 +161,7 @@ class Check:
         memberships: the cohorts to be checked.
         whole: also report what stands outside of these cohorts, and what is no generation.
         group_permissions: whether the group may write.
+        has_endpoint: whether the settings have an endpoint: (name, kind, address).
     """
 
     paths: Paths
@@ -151,6 +170,7 @@ class Check:
     again: Again
     whole: bool = True
     group_permissions: bool = False
+    has_endpoint: Callable[[str, str, str | None], bool] = lambda name, kind, url: True
     findings: list[Finding] = field(default_factory=list)
     checked: int = 0
     _rows: dict[tuple[Stage, str], tuple[Membership, int]] = field(default_factory=dict)
@@ -170,6 +190,7 @@ class Check:
                     self.checked += 1
                     self._generation(stage, name)
         self._runs()
+        self._batches()
         return self.findings
 
     @property
@@ -260,6 +281,29 @@ class Check:
             if self._is_dead(run_id):
                 path = self.paths.answers_path(run_id, 1)
                 self._find(Kind.ANSWERS, path, f"holds answers of the run {run_id}, which died")
+
+    def _batches(self) -> None:
+        """Batches that are not closed. Those of other cohorts are left out where one cohort is checked."""
+        shelf = Shelf(self.paths, "")
+        cohorts = {membership.cohort_id for membership in self.memberships}
+        for name in shelf.open_batches():
+            path = self.paths.batches_dir / name
+            try:
+                intent, story = shelf.peek(name)
+                for _ in shelf.rows(name):
+                    pass
+            except StoreError as error:
+                self._find(Kind.BATCH_UNREADABLE, path, f"{error}; it may hold rows that are paid for")
+                continue
+            if not self.whole and intent.cohort_id not in cohorts:
+                continue
+            what = f"{intent.count} rows of {intent.cohort_id}, {story.word}"
+            kind = Kind.BATCH_UNCERTAIN if story.is_uncertain else Kind.BATCH_OPEN
+            if not self.has_endpoint(intent.endpoint, intent.kind, intent.url):
+                kind, what = Kind.BATCH_FOREIGN, f"{what}, at {intent.endpoint}, which is not configured so"
+            elif story.created_s is not None and time.time() - story.created_s > OLD_BATCH_S:
+                kind, what = Kind.BATCH_OLD, f"{what}: collect it within days, or its results are gone"
+            self._find(kind, path, what)
 
     def _modes(self, path: Path) -> None:
         try:

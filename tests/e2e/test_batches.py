@@ -1,0 +1,384 @@
+"""Batches as a user meets them: waves, detaching, caps, failures, neighbours, and a data root that was moved."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.batch_server import BatchServer
+from support.llm_server import Options
+from support.project import COHORT, Project, make_project, membership_rows, write_csv
+
+KINDS = ("openai", "anthropic")
+
+
+@pytest.fixture
+def server() -> Iterator[BatchServer]:
+    with BatchServer(Options(score_marker="SCORE"), work_s=0.1).in_thread() as running:
+        assert isinstance(running, BatchServer)
+        yield running
+
+
+def configure(
+    project: Project, server: BatchServer, kind: str = "openai", extra: str = "", batches: str = ""
+) -> None:
+    url = server.openai_url if kind == "openai" else server.anthropic_url
+    project.configure(
+        f'default_endpoint = "test"\n[endpoints.test]\nkind = "{kind}"\nbase_url = "{url}"\n'
+        f"price = {{input = 2, output = 10}}\nmax_tokens = 900\nbatch_discount = 0.5\n{extra}\n"
+        f"[batches]\npoll_s = 0.05\nsettle_s = 0.3\nlinger_s = 0.2\n{batches}\n"
+    )
+
+
+def record(project: Project, *arguments: str) -> Any:
+    result = project.run(*arguments, "--json")
+    return json.loads(result.stdout)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def drafts(count: int) -> list[dict[str, str]]:
+    (row,) = membership_rows(essays=(), models=("alpha",))
+    return [{**row, "gen_id": f"draft{number:04}", "replicate": str(number + 1)} for number in range(count)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluations_in_batches_make_what_live_calls_make_at_half_the_price(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    live, batched = make_project(tmp_path / "live"), make_project(tmp_path / "batched")
+    configure(live, server, kind)
+    configure(batched, server, kind, batches="[stages.evaluation]\nbatch = true")
+    assert live.run("run", COHORT, "--plain").returncode == 0
+    result = batched.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert sorted(server.billed().values()) == [2] * 16 if kind == "anthropic" else True
+
+    def texts(project: Project) -> dict[str, str]:
+        return {name: text for name, text in project.tree().items() if not name.endswith("metadata.json")}
+
+    assert texts(live) == texts(batched)
+    for path in live.paths.gens_root.glob("*/*/metadata.json"):
+        ours = json.loads(path.read_text())
+        theirs = json.loads((batched.root / path.relative_to(live.root)).read_text())
+        passing = {"run_id", "started_at", "finished_at", "latency_s", "request_id", "cost_usd", "batch"}
+        assert {k: v for k, v in ours.items() if k not in passing} == {
+            k: v for k, v in theirs.items() if k not in passing
+        }
+        if ours["stage"] == "evaluation":
+            assert float(theirs["cost_usd"]) == pytest.approx(float(ours["cost_usd"]) / 2)
+    assert batched.run("verify").returncode == 0
+
+
+def test_detaching_again_and_again_with_kills_between_pays_once(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(7))
+    configure(project, server, extra="seed = true\nbatch = true", batches="max_rows = 4")
+    server.work_s = 1000.0
+    codes = []
+    for turn in range(10):
+        if turn == 7:
+            server.advance(2000.0)
+        if turn % 3 == 1:
+            started = project.start("run", COHORT, "--detach", "--plain")
+            time.sleep(0.3 + 0.15 * turn)
+            started.kill()
+            started.communicate()
+            continue
+        codes.append(project.run("run", COHORT, "--detach", "--plain").returncode)
+    assert codes[:4] == [5, 5, 5, 5]
+    assert codes[-1] == 0
+    assert set(codes) == {5, 0}
+    assert sorted(server.billed().values()) == [1] * 7
+
+
+def test_the_first_interrupt_leaves_batches_out_and_says_so(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(3))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.work_s = 1000.0
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["look"] > 0)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=20)
+    assert started.returncode == 130, said
+    assert "3 rows are in batches that are out" in said
+    shown = record(project, "batches")["batches"]
+    assert [(each["rows"], each["state"]) for each in shown] == [(3, "running")]
+    server.advance(2000.0)
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert record(project, "batches") == {"batches": []}
+    assert sorted(server.billed().values()) == [1] * 3
+
+
+def test_a_cap_in_the_middle_of_a_wave_is_never_passed_and_is_used(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(60))
+    configure(project, server, extra="seed = true\nbatch = true")
+    result = project.run("run", COHORT, "--max-cost", "0.10", "--plain")
+    assert result.returncode == 3, result.stderr
+    money = record(project, "status", COHORT)["money"]
+    assert money["possible_usd"] == "0.00"
+    assert 0.095 <= float(money["spent_usd"]) <= 0.10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_a_batch_does_not_answer_find_their_end(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    rows = drafts(1)
+    register = []
+    for number, word in enumerate(("fine", "bad", "shaky", "gone", "twice")):
+        register.append({**rows[0], "gen_id": f"row-{word}", "template_id": f"t{number}"})
+    project = make_project(tmp_path, register)
+    fates = {"bad": ["400"], "shaky": ["500", "ok"], "gone": ["missing", "missing"], "twice": ["twice"]}
+    entries = []
+    for number, word in enumerate(("fine", "bad", "shaky", "gone", "twice")):
+        path = project.paths.template_file("draft", f"t{number}")
+        path.write_text(f"Say {word}. {{% for concept in concepts %}}{{{{ concept.name }}}}{{% endfor %}}")
+        entries.append(
+            {
+                "template_id": f"t{number}",
+                "template_name": word,
+                "description": "",
+                "parser": "",
+                "generator": "llm",
+                "active": "True",
+            }
+        )
+    write_csv(project.paths.templates_csv("draft"), entries)
+
+    def fate(prompt: Any, asked: int) -> str:
+        found = next((fates[word] for word in fates if f"Say {word}." in prompt.text), ["ok"])
+        return found[min(asked, len(found) - 1)]
+
+    server.rows = fate
+    server.separator = " \u2028 and so on"
+    configure(project, server, kind, extra="batch = true")
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 1, result.stderr
+    done = {path.parent.name for path in project.paths.gens_root.glob("draft/*/parsed.txt")}
+    assert done == {"row-fine", "row-shaky", "row-twice"}
+    assert "\u2028" in (project.paths.generation_dir("draft", "row-fine") / "raw.txt").read_text()
+    assert "belong to no row" in result.stderr  # the second of two equal lines
+    money = record(project, "status", COHORT)["money"]
+    assert float(money["possible_usd"]) > 0  # for lines that were not there: they may have been billed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_expires_is_collected_in_part_and_the_rest_is_asked_again(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    rows = drafts(10)
+    project = make_project(tmp_path, rows)
+    configure(project, server, kind, extra="batch = true" + ("\nseed = true" if kind == "openai" else ""))
+    server.work_s = 200_000.0
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    server.advance(86_500.0)
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    assert len(list(project.paths.gens_root.glob("draft/*/parsed.txt"))) == 4
+    server.batches[list(server.batches)[-1]].work_s = 0.0
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert sum(server.billed().values()) == 10
+
+
+def test_one_bad_line_rejects_its_row_and_the_others_go_again(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(5))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.bad_lines = {2}
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["create"] > 0)
+    server.bad_lines = set()
+    started.communicate(timeout=60)
+    assert started.returncode == 1
+    assert len(list(project.paths.gens_root.glob("draft/*/parsed.txt"))) == 4
+    assert sorted(server.billed().values()) == [1] * 4
+
+
+def test_a_queue_that_is_full_makes_smaller_batches(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(12))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.token_limit = 100
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert len([batch for batch in server.batches.values() if batch.status == "completed"]) > 1
+    assert sorted(server.billed().values()) == [1] * 12
+
+
+def test_another_cohort_collects_a_batch_and_takes_over_what_it_shares(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(4))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.work_s = 1000.0
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    shared = [{**row, "cohort_id": "other"} for row in drafts(6)[2:]]
+    write_csv(project.paths.cohort_membership_csv("other"), shared)
+    assert project.run("run", "other", "--detach", "--plain").returncode == 5
+    server.advance(2000.0)
+    assert project.run("run", "other", "--plain").returncode == 0
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0
+    assert "No calls made" in result.stderr
+    assert sorted(server.billed().values()) == [1] * 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_moved_data_root_brings_its_batches_along(kind: str, server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path / "here", drafts(2)[:1])
+    configure(project, server, kind, extra="batch = true")
+    server.creates.append("lost")
+    server.work_s = 1000.0
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["create"] == 1)
+    started.kill()
+    started.communicate()
+    moved = Project(tmp_path / "there")
+    shutil.move(project.root, moved.root)
+    server.advance(2000.0)
+    result = moved.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert server.calls["create"] == 1
+    assert sorted(server.billed().values()) == [1]
+
+
+def test_a_process_that_was_stopped_past_the_settling_time_sends_late_and_once(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(1))
+    configure(project, server, extra="batch = true")
+    server.work_s = 1000.0
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["upload"] == 1)
+    started.send_signal(signal.SIGSTOP)
+    try:
+        beside = project.start("run", COHORT, "--plain", "--if-locked", "share")
+        time.sleep(2.0)
+        assert server.calls["create"] <= 1
+    finally:
+        started.send_signal(signal.SIGCONT)
+    wait_for(lambda: server.calls["look"] > 0)
+    server.advance(2000.0)
+    assert started.communicate(timeout=90) is not None
+    assert beside.communicate(timeout=90) is not None
+    assert (started.returncode, beside.returncode) == (0, 0)
+    assert sorted(server.billed().values()) == [1]
+
+
+def test_two_workers_of_one_cohort_put_no_row_into_two_batches(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(30))
+    configure(project, server, extra="seed = true\nbatch = true", batches="max_rows = 4")
+    workers = [project.start("run", COHORT, "--plain", "--if-locked", "share") for _ in range(2)]
+    for worker in workers:
+        worker.communicate(timeout=60)
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert sorted(server.billed().values()) == [1] * 30
+
+
+def test_another_key_leaves_a_lost_batch_uncertain_until_a_person_decides(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(1))
+    configure(project, server, extra='batch = true\napi_key_env = "KEY"')
+    server.creates.append("never")
+    (tmp_path / ".env").write_text("KEY=first-key-of-this-test\n")
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["create"] == 1)
+    started.kill()
+    started.communicate()
+    (tmp_path / ".env").write_text("KEY=second-key-of-this-test\n")
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 1, result.stderr
+    assert "resubmit" in result.stderr
+    assert server.calls["create"] == 1
+    (name,) = [each["batch"] for each in record(project, "batches")["batches"]]
+    assert "batch-uncertain" in {each["kind"] for each in record(project, "verify")["findings"]}
+    assert record(project, "status", COHORT)["batches"] == {"open": 1, "rows": 1}
+    (tmp_path / ".env").write_text("KEY=first-key-of-this-test\n")
+    assert project.run("batches", "resubmit", name[:12]).returncode == 0
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert sorted(server.billed().values()) == [1]
+
+
+def test_results_that_are_gone_are_forgotten_on_request_and_counted(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, "anthropic", extra="batch = true")
+    server.work_s = 10.0
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    server.advance(30 * 86_400.0)
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 1
+    assert "batches forget" in result.stderr
+    (name,) = [each["batch"] for each in record(project, "batches")["batches"]]
+    assert project.run("batches", "forget", name).returncode == 0
+    assert float(record(project, "status", COHORT)["money"]["possible_usd"]) > 0
+    server.work_s = 0.0
+    assert project.run("run", COHORT, "--plain").returncode == 0
+
+
+def test_a_batch_can_be_cancelled_and_its_part_is_collected(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(10))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.work_s = 1000.0
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    server.advance(500.0)
+    (name,) = [each["batch"] for each in record(project, "batches")["batches"]]
+    assert project.run("batches", "cancel", name).returncode == 0
+    server.work_s = 0.0
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert sum(server.billed().values()) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["cancel", "nothing"], "no open batch"),
+        (["burn", "nothing"], "nothing that can be done"),
+        (["forget"], "which batch"),
+        (["unheard"], "there is no cohort"),
+    ],
+)
+def test_what_cannot_be_done_with_a_batch_is_said(
+    arguments: list[str], says: str, server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(1))
+    configure(project, server)
+    result = project.run("batches", *arguments)
+    assert result.returncode == 2
+    assert says in result.stderr
+
+
+def test_an_open_batch_that_cannot_be_read_stops_a_run_before_it_pays(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.work_s = 1000.0
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    (intent,) = project.paths.batches_dir.glob("*/intent.json")
+    whole = intent.read_bytes()
+    intent.write_bytes(b"{")
+    before = server.calls["create"]
+    result = project.run("run", COHORT, "--no-batch", "--plain")
+    assert result.returncode == 2
+    assert "cannot be read" in result.stderr
+    assert (server.calls["create"], server.stats()["paid"]) == (before, 0)
+    assert "batch-unreadable" in {each["kind"] for each in record(project, "verify")["findings"]}
+    intent.write_bytes(whole)
+    server.advance(2000.0)
+    assert project.run("run", COHORT, "--no-batch", "--plain").returncode == 0
+    assert server.stats()["paid"] == 0
