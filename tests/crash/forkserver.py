@@ -27,6 +27,8 @@ LATE = (
     "structlog", "tomllib", "uvloop",
 )  # fmt: skip
 """What a run imports only where it needs it."""
+UNUSED = ("genworker.__main__", "genworker.cluster", "genworker.providers.anthropic", "genworker.viewer")
+"""What no run here imports; some of it is slow to import."""
 
 
 def main() -> None:
@@ -54,7 +56,7 @@ def main() -> None:
 def _import_all() -> None:
     """Import what a run imports, so that its children need not."""
     for module in pkgutil.walk_packages(genworker.__path__, "genworker."):
-        if module.name != "genworker.__main__":
+        if not module.name.startswith(UNUSED):
             importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)

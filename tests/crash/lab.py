@@ -21,7 +21,7 @@ from crash.world import ROWS, Row, add_cohort, make_world, tree, write_config
 from support.llm_server import LLMServer, Options
 
 TESTS = Path(__file__).resolve().parents[1]
-DEADLINE_S = 30.0
+DEADLINE_S = 120.0  # a hang, not a slow machine
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Child:
         except queue.Empty:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, 9)
-            self.ended.get(timeout=5)
+            self.ended.get(timeout=60)
             status = 99
         return Done(status, self.out.read_text(errors="replace"))
 
@@ -76,7 +76,7 @@ class Lab:
         self._outs: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        if not self._ready.wait(30):
+        if not self._ready.wait(DEADLINE_S):
             raise RuntimeError("the fork server did not start")
 
     def _listen(self) -> None:
@@ -94,7 +94,7 @@ class Lab:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(10)
+        self._process.wait(60)
         self._listener.join(10)
         assert self._process.stdout is not None
         self._process.stdout.close()
@@ -135,7 +135,7 @@ class Lab:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(record).encode() + b"\n")
         self._process.stdin.flush()
-        return self._children[self._started.get(timeout=30)]
+        return self._children[self._started.get(timeout=DEADLINE_S)]
 
     def run(self, *arguments: str, **request: Any) -> Done:
         return self.start(*arguments, **request).wait()

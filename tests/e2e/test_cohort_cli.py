@@ -89,7 +89,7 @@ def test_a_running_worker_keeps_the_membership_that_it_began_with(project: Proje
     assert project.run("cohort", "build", "trial", "--k-max", "3").returncode == 0
     worker = project.start("run", "trial", "--plain", "--json")
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not list(project.paths.runs_dir.glob("*.jsonl")) and time.monotonic() < deadline:
             time.sleep(0.01)
         write_csv(project.paths.replication_csv, [{"stage": "draft", "replicates": "2"}])

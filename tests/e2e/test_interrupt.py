@@ -249,7 +249,7 @@ def wait_until_it_listens(worker: subprocess.Popen[str]) -> None:
     if not status.exists():
         time.sleep(0.5)
         return
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         caught = next(line for line in status.read_text().splitlines() if line.startswith("SigCgt"))
         if int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1:

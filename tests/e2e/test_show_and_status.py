@@ -157,5 +157,5 @@ def test_a_stopped_run_tells_its_end_as_well(tmp_path: Path) -> None:
         process = project.start("run", COHORT, "-q")
         wait_for_worker(project)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
     assert json.loads((tmp_path / "told.json").read_text())["exit_code"] == 130

@@ -262,7 +262,7 @@ def test_it_takes_no_lock_and_writes_nothing_of_the_store(project: Project) -> N
 def test_it_ends_when_it_is_asked_to(number: signal.Signals, project: Project) -> None:
     with start_view(view_of(project), project.root) as view:
         view.process.send_signal(number)
-        view.process.wait(10)
+        view.process.wait(60)
         assert view.process.returncode in (0, 130, 143, -signal.SIGTERM)
 
 

@@ -230,7 +230,7 @@ class LLMServer:
         self._loop.call_soon_threadsafe(run)
         done.wait()
 
-    def wait_until(self, condition: Callable[[LLMServer], bool], timeout_s: float = 10.0) -> None:
+    def wait_until(self, condition: Callable[[LLMServer], bool], timeout_s: float = 60.0) -> None:
         """Block the calling thread (not the server's) until the condition holds.
 
         Raises:
@@ -553,7 +553,7 @@ class Remote:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
         # No proxy from the environment: this is a loopback address.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=30) as answer:
+        with opener.open(request, timeout=120) as answer:
             body: bytes = answer.read()
         return body
 
@@ -570,7 +570,7 @@ def spawn(*arguments: str) -> Iterator[Remote]:
             yield Remote(json.loads(line)["port"], process.pid)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ class View:
         absolute: bool = False,
     ) -> Answer:
         """One request, with a browser's headers unless others are given."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         sent = {"Host": f"127.0.0.1:{self.port}"}
         body = None
         if form is not None:
@@ -91,7 +91,7 @@ def start_view(command: list[str], cwd: Path) -> Iterator[View]:
         address = process.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), process.stderr.read() if process.stderr else address
         view = View(address, process)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while time.monotonic() < until:
             try:
                 view.ask("")
@@ -102,7 +102,7 @@ def start_view(command: list[str], cwd: Path) -> Iterator[View]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -875,7 +875,7 @@ def test_the_process_leaves_cleanly() -> None:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["port"] > 0
         process.terminate()
-        _, errors = process.communicate(timeout=10)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
 
 
