@@ -29,6 +29,7 @@ from genworker.core.events import (
     Interrupted,
     InterruptedAgain,
     LaneStopped,
+    LimitChanged,
     Locked,
     OddEventError,
     ParsedAtStart,
@@ -104,6 +105,10 @@ LINES: list[tuple[Event, str]] = [
     (Warned("tmpfs"), '{"what":"tmpfs","event":"warning"}'),
     (Locked("c", "pid 1", "wait"), '{"cohort":"c","holder":"pid 1","then":"wait","event":"locked"}'),
     (LaneStopped("t/m", "401"), '{"lane":"t/m","error":"401","event":"lane_stopped"}'),
+    (
+        LimitChanged("t/m", "number", "40 calls at once"),
+        '{"lane":"t/m","what":"number","why":"40 calls at once","event":"limit"}',
+    ),
     (Salvaged(D, G, "committed"), '{"stage":"draft","gen_id":"g1","what":"committed","event":"salvaged"}'),
     (ParsedAtStart(D, G), '{"stage":"draft","gen_id":"g1","event":"reparsed"}'),
     (Reparsed(D, G, "gained"), '{"stage":"draft","gen_id":"g1","change":"gained","event":"reparsed"}'),

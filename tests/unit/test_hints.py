@@ -98,3 +98,55 @@ def test_a_daily_allowance_is_not_one_per_minute() -> None:
 @pytest.mark.parametrize("value", ["", "many", "-5", "0", "1e9", "nan"])
 def test_nonsense_announces_nothing(value: str) -> None:
     assert quotas(raw(x_ratelimit_limit_requests=value), NOW) == ()
+
+
+def named(**headers: str) -> dict[Quantity, Quota]:
+    return {quota.quantity: quota for quota in quotas(raw(**headers), NOW)}
+
+
+def test_mistral_names_the_minute() -> None:
+    found = named(
+        x_ratelimit_limit_req_minute="720",
+        x_ratelimit_remaining_req_minute="72",
+        x_ratelimit_limit_tokens_minute="5000000",
+        x_ratelimit_remaining_tokens_minute="5000000",
+    )
+    assert found[Quantity.REQUESTS] == Quota(Quantity.REQUESTS, 720.0, 0.1)
+    assert found[Quantity.TOKENS] == Quota(Quantity.TOKENS, 5_000_000.0, 1.0)
+
+
+def test_litellm_tells_limits_by_key_and_calls_at_once() -> None:
+    found = quotas(
+        [
+            (b"x-ratelimit-api_key-limit-requests", b"60"),
+            (b"x-ratelimit-api_key-remaining-requests", b"30"),
+            (b"x-ratelimit-team-limit-requests", b"600"),
+            (b"x-ratelimit-api_key-limit-max_parallel_requests", b"3"),
+            (b"x-ratelimit-user-limit-max_parallel_requests", b"8"),
+        ],
+        NOW,
+    )
+    assert set(found) == {Quota(Quantity.REQUESTS, 60.0, 0.5), Quota(Quantity.AT_ONCE, 3.0, None)}
+
+
+@pytest.mark.parametrize(
+    ("reset", "is_read"),
+    [
+        (str(int((NOW + 30) * 1000)), True),
+        (str(int((NOW + 86_000) * 1000)), False),  # of a day
+        ("1", False),  # of a second, perhaps
+        ("", False),
+    ],
+)
+def test_openrouters_limit_of_a_minute_is_known_by_its_reset(reset: str, is_read: bool) -> None:
+    found = named(x_ratelimit_limit="20", x_ratelimit_remaining="5", x_ratelimit_reset=reset)
+    assert (found.get(Quantity.REQUESTS) == Quota(Quantity.REQUESTS, 20.0, 0.25)) is is_read
+
+
+def test_a_groq_limit_of_a_day_is_no_limit_per_minute() -> None:
+    assert named(x_ratelimit_limit_requests="14400", x_ratelimit_reset_requests="2m59.56s") == {}
+
+
+@pytest.mark.parametrize("value", ["-3", "1e99", "nan", "inf", "3;drop", "", "9" * 40])
+def test_hostile_numbers_announce_nothing(value: str) -> None:
+    assert quotas([(b"x-ratelimit-api_key-limit-max_parallel_requests", value.encode())], NOW) == ()

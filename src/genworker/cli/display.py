@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from genworker.cli.app import use_colour
+from genworker.core.controller import Belief
 from genworker.core.events import Event
 from genworker.core.money import money_text
 from genworker.core.progress import StageProgress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 REDRAW_S = 0.25
 LINE_EVERY_S = 30.0
 BAR = 28
+LIMITS_SHOWN = 4
+"""Lanes whose limits are shown: the display must fit a small terminal."""
 
 BATCHES_SHOWN = 4
 _SHOWN = {
@@ -225,21 +228,43 @@ def bar_parts(progress: StageProgress) -> list[tuple[str, str]]:
     return parts
 
 
+def belief_words(belief: Belief, now_s: float) -> str:
+    """What a lane believes of its endpoint, in words; empty where it knows of no limit."""
+    words = []
+    if belief.closed_s is not None:
+        asks = (
+            "" if belief.asks_at_s is None else f", asks again in {max(0.0, belief.asks_at_s - now_s):.0f} s"
+        )
+        words.append(f"lets nothing in for {duration(now_s - belief.closed_s)}{asks}")
+    if belief.at_once is not None:
+        words.append(f"{belief.at_once} at once")
+    if belief.per_min is not None:
+        words.append(f"{belief.per_min:,.0f} a minute")
+    if belief.slow_at_once is not None:
+        words.append(f"slows down past {belief.slow_at_once} at once")
+    if belief.chance is not None:
+        words.append(f"refuses {100 * belief.chance:.0f} % by chance")
+    return " · ".join(words)
+
+
 def status_lines(run: RunInProgress) -> list[str]:
     """What the endpoints are doing."""
     now = run.clock()
     rate = run.progress.rate_per_min(now, run.started_s)
     parts = [f"{rate:.0f} answers/min", f"{run.activity.in_flight} in flight"]
-    for name, seconds in run.activity.paused_lanes(now)[:2]:
-        parts.append(f"{visible(name)} waits {seconds:.0f} s as its endpoint asked")
     if run.crew is not None:
         parts.insert(1, run.crew())
+        parts += [
+            f"{visible(name)} is asked again in {s:.0f} s" for name, s in run.activity.paused_lanes(now)[:2]
+        ]
     eta = run.progress.eta_s(rate)
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
     if run.tender is not None:
         lines.extend(batch_lines(run.tender.batches))
+    believed = [(name, belief_words(belief, now)) for name, belief in run.activity.beliefs()]
+    lines += [f"limit {visible(name)}: {words}" for name, words in believed if words][:LIMITS_SHOWN]
     progress = run.progress
     money = progress.money.total
     if money.most_usd or money.unpriced or progress.cap_usd is not None:

@@ -10,14 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.display import belief_words
 from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import shorten, table
+from genworker.core.controller import Belief
 from genworker.core.money import money_text
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, FaultyInputError, StoreError
 
 WATCH_EVERY_S = 3.0
 LAST_ERRORS = 3
+LIMITS = ("at_once", "per_min", "chance", "slow_at_once")
+"""What a running worker says of a lane, as `genworker.core.controller.Belief` has it."""
 
 
 @app.command("status")
@@ -184,7 +188,11 @@ def worker_lines(worker: dict[str, Any]) -> list[str]:
         parts.append("it has just begun")
     lines = [" · ".join(parts)]
     for lane in worker.get("waiting", []):
-        lines.append(f"  {lane['lane']} waits {lane['seconds']:.0f} s, as its endpoint asked")
+        lines.append(f"  {lane['lane']} is asked again in {lane['seconds']:.0f} s")
+    for lane in worker.get("limits", []):
+        known = {name: lane[name] for name in LIMITS if isinstance(lane.get(name), int | float)}
+        if words := belief_words(Belief(**known), 0.0):
+            lines.append(f"  limit {lane['lane']}: {words}")
     for lane in worker.get("stopped", []):
         lines.append(f"  {lane['lane']} was stopped: {shorten(lane['why'], 140)}")
     for error in worker.get("errors", [])[-3:]:

@@ -28,7 +28,7 @@ from genworker.cluster.wire import (
     reply_to_json,
     tally_from_json,
 )
-from genworker.core.controller import TUNING
+from genworker.core.controller import TUNING, Belief
 from genworker.core.coordinator import Coordinator, EndpointTotals, LaneTotals, Totals
 from genworker.core.events import WorkerLost, event_from_json
 from genworker.core.money import Money, Part, add_run
@@ -203,6 +203,10 @@ class Crew:
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
         """(name, seconds left) of lanes that wait."""
         return [] if self._coordinator is None else list(self._coordinator.pauses(now_s).items())
+
+    def beliefs(self) -> list[tuple[str, Belief]]:
+        """Each worker finds the limits for itself: there is no one belief to show."""
+        return []
 
     def stopped_lanes(self) -> list[tuple[str, str]]:
         """(name, reason) of lanes that were stopped."""

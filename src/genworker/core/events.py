@@ -165,6 +165,21 @@ class LaneStopped(Event):
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class LimitChanged(Event):
+    """A lane has changed its mind about what its endpoint takes.
+
+    Attributes:
+        what: "closed", "reopened", "rate", "number", "chance", "slow" or "apart".
+        why: the evidence in words.
+    """
+
+    word = "limit"
+    lane: str
+    what: str
+    why: str
+
+
 # A generation
 
 
@@ -469,7 +484,8 @@ class Committed(Event):
 
 EVENTS: tuple[type[Event], ...] = (
     RunStarted, WorkerStarted, WorkerLost, ReparseStarted, RunEnded, Interrupted, InterruptedAgain, Warned,
-    Locked, LaneStopped, Salvaged, Reparsed, ParsedAtStart, AlreadyThere, TakenElsewhere, Calling, Answered,
+    Locked, LaneStopped, LimitChanged, Salvaged, Reparsed, ParsedAtStart, AlreadyThere, TakenElsewhere,
+    Calling, Answered,
     Retried, CallStopped, CallFailed, RowFailed, Abandoned, StoreRefused, AnswerNotStored, Committed,
     BatchFormed, BatchCreated, BatchTrouble, BatchSettled,
 )  # fmt: skip

@@ -99,10 +99,18 @@ def _names(style: str, quantity: Quantity) -> tuple[Quantity, bytes, bytes, byte
     return quantity, limit, remaining, reset
 
 
-_ANNOUNCEMENTS = (
+_ANNOUNCEMENTS: tuple[tuple[Quantity, bytes, bytes, bytes], ...] = (
     *(_names("x-ratelimit-{what}-{quantity}", quantity) for quantity in (Quantity.REQUESTS, Quantity.TOKENS)),
-    *(_names("anthropic-ratelimit-{quantity}-{what}", quantity) for quantity in Quantity),
+    *(
+        _names("anthropic-ratelimit-{quantity}-{what}", quantity)
+        for quantity in (Quantity.REQUESTS, Quantity.TOKENS, Quantity.INPUT, Quantity.OUTPUT)
+    ),
+    # Mistral names the minute, and tells no reset.
+    (Quantity.REQUESTS, b"x-ratelimit-limit-req-minute", b"x-ratelimit-remaining-req-minute", b""),
+    (Quantity.TOKENS, b"x-ratelimit-limit-tokens-minute", b"x-ratelimit-remaining-tokens-minute", b""),
 )
+_SCOPED = re.compile(rb"x-ratelimit-(?:(.{1,60})-)?limit-(requests|tokens|max_parallel_requests)")
+"""LiteLLM tells the limits of a key, a user, a team, a model; and how many calls at once they allow."""
 LONGEST_WINDOW_S = 120.0
 """An allowance that fills again only after longer is not one per minute; it shows in refusals instead."""
 FEW_CALLS = 2.0
@@ -138,7 +146,47 @@ def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[
             if quantity is Quantity.REQUESTS and wait is not None and wait * limit / 60.0 <= FEW_CALLS:
                 left = 1.0
         result.append(Quota(quantity, limit, left))
-    return tuple(result)
+    result += _scoped(found)
+    plain = _plain(found, now_epoch_s)
+    return tuple(result if plain is None else [*result, plain])
+
+
+def _scoped(found: Mapping[bytes, bytes]) -> list[Quota]:
+    """LiteLLM's limits; of several on the same quantity the smallest."""
+    least: dict[Quantity, Quota] = {}
+    for name, value in found.items():
+        match = _SCOPED.fullmatch(name)
+        limit = _count(value)
+        if match is None or not limit:
+            continue
+        scope, what = match.groups()
+        if what == b"max_parallel_requests":
+            quota = Quota(Quantity.AT_ONCE, limit, None)
+        elif scope is None:
+            continue  # as OpenAI's, read above
+        else:
+            remaining = _count(found.get(b"x-ratelimit-" + scope + b"-remaining-" + what))
+            left = None if remaining is None else min(1.0, remaining / limit)
+            quota = Quota(Quantity(what.decode()), limit, left)
+        known = least.get(quota.quantity)
+        if known is None or quota.per_min < known.per_min:
+            least[quota.quantity] = quota
+    return list(least.values())
+
+
+def _plain(found: Mapping[bytes, bytes], now_epoch_s: float) -> Quota | None:
+    """OpenRouter's limit of a minute, known by its reset in milliseconds since 1970.
+
+    Others use the same names for seconds, hours or days; those show in refusals.
+    """
+    limit, reset = _count(found.get(b"x-ratelimit-limit")), found.get(b"x-ratelimit-reset", b"")
+    if not limit or len(reset.strip()) != 13:
+        return None
+    wait = reset_s(reset.decode("latin-1"), now_epoch_s)
+    if wait is None or wait > 60.0:
+        return None
+    remaining = _count(found.get(b"x-ratelimit-remaining"))
+    return Quota(Quantity.REQUESTS, limit, None if remaining is None else min(1.0, remaining / limit))
 
 
 def _count(value: bytes | None) -> float | None:

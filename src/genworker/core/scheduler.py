@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from genworker.core.budget import NOTHING, Budget, Caps, Charge
 from genworker.core.completion import Completion
-from genworker.core.controller import Allowance, Call, Change, Controller
+from genworker.core.controller import Allowance, Belief, Call, Change, Controller
 from genworker.core.coordinator import Purse, kind
 from genworker.core.hints import Quantity
 from genworker.core.lane import Lane, LaneSpec
@@ -476,6 +476,12 @@ class Scheduler:
             if until_s > now_s and lane.stopped is None:
                 paused.append((lane.spec.name, until_s - now_s))
         return paused
+
+    def beliefs(self) -> list[tuple[str, Belief]]:
+        """What lanes that have work believe of their endpoints' limits, as (name, belief)."""
+        return [
+            (lane.spec.name, lane.belief()) for lane in self._lanes if lane.open_jobs and lane.stopped is None
+        ]
 
     def take_changes(self) -> list[tuple[str, Change]]:
         """(lane's name, change) of what lanes have changed their mind about since the last call."""

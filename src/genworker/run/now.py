@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 from collections import deque
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         "in_flight": run.activity.in_flight,
         "stopping": run.activity.draining,
         "waiting": [{"lane": name, "seconds": round(s, 1)} for name, s in run.activity.paused_lanes(now)],
+        "limits": [
+            {"lane": name, **{key: value for key, value in asdict(belief).items() if not key.endswith("_s")}}
+            for name, belief in run.activity.beliefs()
+        ],
         "stopped": [{"lane": name, "why": why} for name, why in run.activity.stopped_lanes()],
         "stages": {
             stage.value: {

@@ -26,6 +26,7 @@ from genworker.core.events import (
     CallStopped,
     Committed,
     LaneStopped,
+    LimitChanged,
     Retried,
     RowFailed,
     StoreRefused,
@@ -495,6 +496,7 @@ class Runner:
             "may_be_billed": False,  # a batch's own record says what it cost
             "latency_s": None,
         }
+        self._note_limits()
         reasons = dict(self._scheduler.stopped_lanes()) if decision.stopped else {}
         for lane in decision.stopped:
             self._journal.record(LaneStopped(lane, reasons[lane]))
@@ -625,6 +627,7 @@ class Runner:
         self._came.pop(job, None)
         cost = self._work.cost(job, request, completion)
         self._scheduler.answered(job, completion, self._clock(), cost)
+        self._note_limits()
         for what in self._work.take_warnings():
             self._journal.record(Warned(what))
         self._count(request.sampling.max_tokens, completion)
@@ -673,6 +676,11 @@ class Runner:
         written = (usage.output_tokens or 0) - (usage.reasoning_tokens or 0)
         if completion.finish_reason is FinishReason.STOP and limit is not None and written >= limit:
             self._progress.past_limit += 1
+
+    def _note_limits(self) -> None:
+        """Leave a record of what lanes have changed their mind about: a slow night is to be explained."""
+        for lane, change in self._scheduler.take_changes():
+            self._journal.record(LimitChanged(lane, change.what, change.why))
 
     async def _refused(
         self,

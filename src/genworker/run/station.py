@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+from genworker.core.controller import Belief
 from genworker.core.events import Event, RunStarted, Warned
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership
@@ -51,6 +52,9 @@ class Activity(Protocol):
 
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
         """(name, seconds left) of lanes that wait."""
+
+    def beliefs(self) -> list[tuple[str, Belief]]:
+        """What lanes believe of their endpoints' limits, as (name, belief)."""
 
     def stopped_lanes(self) -> list[tuple[str, str]]:
         """(name, reason) of lanes that were stopped."""
