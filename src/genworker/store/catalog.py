@@ -245,11 +245,19 @@ def _read_models(paths: Paths, faults: list[Fault]) -> dict[str, ModelEntry]:
     return entries
 
 
+def _names(directory: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(directory))  # noqa: PTH208
+    except OSError:
+        return frozenset()
+
+
 def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
     entries: dict[str, Concept] = {}
     if not paths.concepts_csv.exists():
         return entries
     table = _Table(paths.concepts_csv, ("concept_id", "name"), faults, "concept", ("active",))
+    there = {level: _names(paths.concept_description("x", level).parent) for level in LEVELS}
     for line, row in table.rows():
         concept_id = table.plain_id(line, row, "concept_id", entries)
         active = table.flag(line, row, "active", True)
@@ -257,6 +265,8 @@ def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
             continue
         descriptions = {}
         for level in LEVELS:
+            if f"{concept_id}.txt" not in there[level]:
+                continue  # a look at the listing: a catalogue may have 50,000 concepts
             path = paths.concept_description(concept_id, level)
             if path.is_file():
                 try:
