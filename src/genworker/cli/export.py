@@ -97,15 +97,19 @@ def require_duckdb() -> None:
 def write_export(rows: Iterator[GenerationRow], output: Path, chosen: ExportFormat) -> int:
     """Write a file that appears whole; returns the number of rows."""
     from genworker.reports.export import jsonl_to_parquet, write_csv_rows, write_jsonl
-    from genworker.reports.files import open_whole, replaced_file
+    from genworker.reports.files import open_output, replaced_file
 
     if chosen is ExportFormat.JSONL:
-        with open_whole(output) as stream:
+        with open_output(output) as stream:
             return write_jsonl(rows, stream)[0]
     if chosen is ExportFormat.CSV:
-        with open_whole(output) as stream:
+        with open_output(output) as stream:
             return write_csv_rows(rows, stream)
-    with replaced_file(output) as scratch:
+    target = output.resolve() if output.is_symlink() else output
+    if target.exists() and not target.is_file():
+        fix = "name a file, or export JSON Lines"
+        raise UsageError([Fault("Parquet cannot be written into what is no regular file", fix=fix)])
+    with replaced_file(target) as scratch:
         lines = scratch.with_suffix(".jsonl")
         with lines.open("w", encoding="utf-8") as stream:
             count, longest = write_jsonl(rows, stream)

@@ -48,6 +48,29 @@ def open_whole(path: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
+def open_output(path: Path) -> Iterator[TextIO]:
+    """Open the file that a user names for an export: `open_whole`, but for what is no regular file.
+
+    A link is followed: what it names is written, and the link stays. Pipes and devices are written into.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    target = path.resolve() if path.is_symlink() else path
+    if not target.exists() or target.is_file():
+        with open_whole(target) as stream:
+            yield stream
+        return
+    try:
+        with target.open("w", encoding="utf-8", errors="replace", newline="") as stream:
+            yield stream
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno
+        ) from error
+
+
+@contextlib.contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
     """A name in a private directory beside `path` for a file that takes its place when the block ends.
 
