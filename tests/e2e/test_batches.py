@@ -382,3 +382,16 @@ def test_an_open_batch_that_cannot_be_read_stops_a_run_before_it_pays(
     server.advance(2000.0)
     assert project.run("run", COHORT, "--no-batch", "--plain").returncode == 0
     assert server.stats()["paid"] == 0
+
+
+def test_a_plan_shows_both_prices(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(10))
+    configure(project, server, extra="batch = true")
+    batched, live = record(project, "plan", COHORT), record(project, "plan", COHORT, "--no-batch")
+    assert float(batched["cost_usd"]) == pytest.approx(float(live["cost_usd"]) / 2)
+    (group,) = batched["models"]
+    assert group["batch"] is True
+    assert float(group["live_usd"]) == pytest.approx(2 * float(group["batch_usd"]))
+    assert "a day" in batched["limited_by"]
+    assert "Call by call:" in project.run("plan", COHORT).stdout
+    assert server.calls["create"] == 0

@@ -18,6 +18,7 @@ from genworker.cli.app import (
     say,
 )
 from genworker.cli.options import (
+    BatchOption,
     LimitOption,
     MaxCallsOption,
     MaxCostOption,
@@ -55,6 +56,7 @@ def plan(
     max_cost: MaxCostOption = None,
     max_calls: MaxCallsOption = None,
     max_tokens: MaxTokensOption = None,
+    batch: BatchOption = None,
     json_: JsonOption = False,
 ) -> int:
     """Say what `run` would do, cost and take, and check all that it needs. Makes no call, writes nothing."""
@@ -67,6 +69,7 @@ def plan(
         frozenset(only) if only else None,
         limit=limit,
         caps=Caps(max_cost, max_calls, max_tokens),
+        batch=batch,
     )
     return show_plan(open_project(config, data_root), cohort, options, as_json=json_)
 
@@ -84,7 +87,7 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     membership = open_membership(project, cohort, strict=True)
     index = StoreIndex(project.paths)
     planned = plan_cohort(project, membership, options.redo, index)
-    work = open_work(project, membership, answer_tokens=options.answer_tokens)
+    work = open_work(project, membership, answer_tokens=options.answer_tokens, batch=options.batch)
     selected = select(
         planned,
         stages=options.stages,
@@ -225,6 +228,16 @@ def plan_table(record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _batch_sentences(record: dict[str, Any]) -> list[str]:
+    """What the same would cost in batches and call by call, where that is not the same."""
+    groups = [group for group in record["models"] if group["batch_usd"] is not None]
+    live = sum((Decimal(group["live_usd"]) for group in groups), Decimal(0))
+    batch = sum((Decimal(group["batch_usd"]) for group in groups), Decimal(0))
+    if live == batch:
+        return []
+    return [f"Call by call: {dollars(live)} (--no-batch); all in batches: {dollars(batch)} (--batch)."]
+
+
 def plan_sentences(record: dict[str, Any]) -> list[str]:
     """What the tables come to."""
     from genworker.cli.display import duration
@@ -239,6 +252,7 @@ def plan_sentences(record: dict[str, Any]) -> list[str]:
     ]
     if record["seconds"] is not None:
         lines.append(f"It would take about {duration(record['seconds'])}: {record['limited_by']}.")
+    lines += _batch_sentences(record)
     if "caps" in record:
         caps, calls = record["caps"], record["money"]["calls"]
         shown = []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import median
 from typing import Any
 
 from genworker.core.batches import Line, Story
 from genworker.errors import Fault, StoreError, UsageError
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
-from genworker.run.batch_money import open_parts, part_to_json, span_s
+from genworker.run.batch_money import open_parts, part_to_json, usual_wait_s
 from genworker.run.station import make_batch_endpoint
 from genworker.store.batches import Intent, OpenBatch, Shelf
 from genworker.store.lock import describe_holder
@@ -58,12 +56,6 @@ class OpenRecord:
         }
 
 
-def usual_wait_s(records: Iterable[Mapping[str, Any]], endpoint: str) -> float | None:
-    """How long an endpoint's batches took from their making to their end: the median, in seconds."""
-    spans = [span for record in records if record.get("endpoint") == endpoint for span in span_s(record)]
-    return median(spans) if spans else None
-
-
 def open_records(project: Project, cohort_id: str | None = None) -> list[OpenRecord]:
     """The open batches of a data root, oldest first.
 
@@ -71,7 +63,6 @@ def open_records(project: Project, cohort_id: str | None = None) -> list[OpenRec
         StoreError: one cannot be read.
     """
     shelf = Shelf(project.paths, "")
-    settled = list(shelf.settled())
     found = []
     for name in shelf.open_batches():
         intent, story = shelf.peek(name)
@@ -86,7 +77,7 @@ def open_records(project: Project, cohort_id: str | None = None) -> list[OpenRec
                 intent,
                 story,
                 max(0.0, time.time() - since),
-                usual_wait_s(settled, intent.endpoint),
+                usual_wait_s(project.paths, intent.endpoint),
                 None if batch is not None else describe_holder(shelf.holder(name)),
                 _advice(project, intent, story),
             )

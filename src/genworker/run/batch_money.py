@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from decimal import Decimal
+from statistics import median
 from typing import Any
 
 from genworker.core.money import Money, Part
@@ -62,6 +63,13 @@ def span_s(record: Mapping[str, Any]) -> list[float]:
     begun, ended = record.get("created_s"), record.get("ended_s")
     known = isinstance(begun, int | float) and isinstance(ended, int | float)
     return [max(0.0, ended - begun)] if known else []  # type: ignore[operator]
+
+
+def usual_wait_s(paths: Paths, endpoint: str) -> float | None:
+    """How long an endpoint's batches took from their making to their end: the median, in seconds."""
+    records = Shelf(paths, "").settled()
+    spans = [span for record in records if record.get("endpoint") == endpoint for span in span_s(record)]
+    return median(spans) if spans else None
 
 
 def add_open(money: Money, intent: Intent, cohort_id: str) -> None:

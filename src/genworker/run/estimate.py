@@ -13,6 +13,9 @@ from genworker.core.completion import Usage
 from genworker.core.plan import Plan, RowState
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError
+from genworker.project.endpoints import kind_of
+from genworker.run.batch_money import usual_wait_s
+from genworker.run.pricing import batch_share
 from genworker.run.requests import CohortWork
 from genworker.run.routes import Route, longest_answer
 from genworker.store.reading import facts_in
@@ -22,6 +25,10 @@ SAMPLE = 200
 LATENCY_GUESS_S = 10.0
 
 
+BATCH_GUESS_S = 3600.0
+"""How long a batch takes before any of the endpoint's has been seen: nine in ten end within the hour."""
+
+
 @dataclass(slots=True)
 class Group:
     """The calls to one model for one stage.
@@ -29,6 +36,7 @@ class Group:
     Attributes:
         seen: own answers that the estimate stands on; 0 when it stands on lengths and guesses.
         usd: ``None`` when the model has no price.
+        batch_share: what part of the price a batch would cost; ``None`` for an endpoint without batches.
     """
 
     stage: Stage
@@ -40,10 +48,21 @@ class Group:
     output_tokens: float = 0.0
     latency_s: float = LATENCY_GUESS_S
     usd: Decimal | None = None
+    live_usd: Decimal | None = None
+    batch_share: Decimal | None = None
+
+    @property
+    def batch_usd(self) -> Decimal | None:
+        """What it would cost in batches; ``None`` where there are none, or no price."""
+        known = self.live_usd is not None and self.batch_share is not None
+        return self.live_usd * self.batch_share if known else None  # type: ignore[operator]
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
         return {
+            "batch": self.route.batch,
+            "live_usd": None if self.live_usd is None else format(self.live_usd, ".6f"),
+            "batch_usd": None if self.batch_usd is None else format(self.batch_usd, ".6f"),
             "stage": self.stage.value,
             "model": self.model_id,
             "endpoint": self.route.endpoint,
@@ -103,7 +122,8 @@ def estimate(
         row = rows[job]
         key = (row.stage, row.llm_model_id or "")
         if key not in groups:
-            groups[key] = Group(row.stage, key[1], work.routes.primary(key[1]))
+            route = work.routes.primary(key[1], batch=work.in_batches(job))
+            groups[key] = Group(row.stage, key[1], route)
             members[key] = []
         groups[key].calls += 1
         members[key].append(job)
@@ -112,9 +132,22 @@ def estimate(
         for key, group in groups.items():
             if key[0] is stage:
                 _fill(work, group, members[key], own, groups)
+                _price_batches(work, group)
     result = Estimate([group for stage in STAGES for group in groups.values() if group.stage is stage])
     _time(work, result, limits)
     return result
+
+
+def _price_batches(work: CohortWork, group: Group) -> None:
+    """Both prices, and how long such batches usually took."""
+    settings, endpoint = work.project.loaded.settings, group.route.endpoint
+    group.live_usd = group.usd
+    if kind_of(settings.endpoints[endpoint]).batches is not None:
+        group.batch_share = batch_share(settings, endpoint, group.model_id)
+    if group.route.batch:
+        group.usd = group.batch_usd
+        usual_s = usual_wait_s(work.project.paths, endpoint)
+        group.latency_s = BATCH_GUESS_S if usual_s is None else usual_s
 
 
 @dataclass(slots=True)
@@ -191,9 +224,10 @@ def _fill(
     if alike:
         group.latency_s = sum(found.latency_s for found in alike) / len(alike)
     group.input_tokens = likely_tokens(_prompt_characters(work, group.stage, jobs, own, groups))
-    if group.route.price is not None:
+    price = work.routes.primary(group.model_id).price
+    if price is not None:
         usage = Usage(round(group.input_tokens), round(group.output_tokens))
-        group.usd = (group.route.price.cost(usage) or Decimal(0)) * group.calls
+        group.usd = (price.cost(usage) or Decimal(0)) * group.calls
 
 
 def _prompt_characters(
@@ -249,12 +283,16 @@ def _time(work: CohortWork, result: Estimate, limits: Mapping[str, Mapping[str, 
     settings = work.project.loaded.settings
     loads: dict[str, list[Group]] = {}
     for group in result.groups:
+        if group.route.batch:
+            continue
         loads.setdefault(group.route.endpoint, []).append(group)
         loads.setdefault(group.route.name, []).append(group)
     # A lineage goes through its stages one after the other.
     slowest = [max((g.latency_s for g in result.groups if g.stage is stage), default=0.0) for stage in STAGES]
     if result.groups:
         result.seconds, result.limited_by = sum(slowest), "one lineage, stage after stage"
+        if any(group.route.batch for group in result.groups):
+            result.limited_by += ", as long as batches usually take; one may take a day"
     for name, groups in loads.items():
         calls = sum(group.calls for group in groups)
         tokens = sum((group.input_tokens + group.output_tokens) * group.calls for group in groups)

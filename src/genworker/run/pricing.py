@@ -56,16 +56,25 @@ def batch_price(settings: Settings, endpoint: str, model_id: str, price: Price |
     """
     if price is None:
         return None
-    section, model = settings.endpoints[endpoint], settings.models.get(model_id)
-    kind = kind_of(section)
-    configured = (
-        section.batch_discount if model is None or model.batch_discount is None else model.batch_discount
-    )
-    if configured is not None:
-        return scaled(price, 1 - configured, cached=True)
-    if kind.is_known_to_halve(section):
-        return scaled(price, HALF, cached=kind.halves_cache)
-    return scaled(price, Decimal(1), cached=True)
+    configured = _discount(settings, endpoint, model_id) is not None
+    cached = configured or kind_of(settings.endpoints[endpoint]).halves_cache
+    return scaled(price, batch_share(settings, endpoint, model_id), cached=cached)
+
+
+def _discount(settings: Settings, endpoint: str, model_id: str) -> Decimal | None:
+    model = settings.models.get(model_id)
+    if model is not None and model.batch_discount is not None:
+        return model.batch_discount
+    return settings.endpoints[endpoint].batch_discount
+
+
+def batch_share(settings: Settings, endpoint: str, model_id: str) -> Decimal:
+    """What part of the price a batch costs: less than 1 only where that is known or configured."""
+    discount = _discount(settings, endpoint, model_id)
+    if discount is not None:
+        return 1 - discount
+    section = settings.endpoints[endpoint]
+    return HALF if kind_of(section).is_known_to_halve(section) else Decimal(1)
 
 
 def _from_settings(price: PriceSettings, where: str) -> Price:
