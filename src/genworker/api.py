@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genworker.core.membership import Membership
 from genworker.core.money import Money
 from genworker.core.stages import Stage
 from genworker.paths import Paths
@@ -84,12 +85,22 @@ def money(data_root: str | Path, cohort: str | Sequence[str]) -> dict[str, Any]:
     return read_cohorts_money(StoreReader(Paths.from_str(data_root)), cohort, None).to_json()
 
 
-def read_cohorts_money(reader: StoreReader, cohort: str | Sequence[str], settings: Settings | None) -> Money:
-    """As `money`, with prices of today for calls that had none."""
+def read_cohorts_money(
+    reader: StoreReader,
+    cohort: str | Sequence[str],
+    settings: Settings | None,
+    known: Membership | None = None,
+) -> Money:
+    """As `money`, with prices of today for calls that had none.
+
+    Args:
+        known: the membership of the cohort, where it is one and has been read.
+    """
     names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
     total = Money()
     for name in names:
-        total.merge(read_money(reader.paths, reader.membership(name), settings, index=reader.index))
+        membership = known if known is not None and len(names) == 1 else reader.membership(name)
+        total.merge(read_money(reader.paths, membership, settings, index=reader.index))
     return total
 
 
@@ -114,7 +125,7 @@ def read_report(
         run_records(reader.paths, found.cohort_ids), stale, template_texts(found, provenance, reader)
     )
     findings = find(found, finished=provenance.finished, comparisons=comparisons)
-    money = read_cohorts_money(reader, cohort, settings)
+    money = read_cohorts_money(reader, cohort, settings, found.plan.membership)
     return Reading(found, provenance, findings, money, history)
 
 

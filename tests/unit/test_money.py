@@ -8,7 +8,7 @@ from typing import Any
 from genworker.core.budget import Price, Tariff
 from genworker.core.events import event_from_json
 from genworker.core.facts import Facts
-from genworker.core.money import Account, FindPrice, Money, Part, add_answer, cap_text, money_text, usd_text
+from genworker.core.money import Account, Answers, FindPrice, Money, Part, cap_text, money_text, usd_text
 from genworker.core.stages import Stage
 
 PRICE = Price(Tariff(Decimal(1)), Tariff(Decimal(10)))
@@ -110,7 +110,9 @@ def test_the_parts_by_model_stage_and_run_add_up() -> None:
     other = Money()
     other.merge(money)
     facts = Facts({"model_id": "beta", "cost_usd": 0.5, "usage": USAGE, "attempts": 2})
-    add_answer(other, Stage.ESSAY, facts, lambda *_: None)
+    answers = Answers(lambda *_: None)
+    answers.add(Stage.ESSAY, facts)
+    answers.add_to(other)
     for groups in (other.by_model, other.by_stage, other.by_run):
         total = Part()
         for part in groups.values():

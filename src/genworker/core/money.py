@@ -8,7 +8,7 @@ that the summary, `status` and the page cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from genworker.core.account import Fold, RunAccount
 from genworker.core.budget import ZERO, Charge, Price
 from genworker.core.events import Event
-from genworker.core.facts import Facts
+from genworker.core.facts import Facts, whole
 from genworker.core.stages import Stage
 
 FindPrice = Callable[[str, str, str], Price | None]
@@ -177,20 +177,36 @@ def add_run(money: Money, account: RunAccount, find_price: FindPrice) -> None:
         money.add(asked.stage, model, account.run_id, part)
 
 
-def add_answer(money: Money, stage: Stage, facts: Facts, find_price: FindPrice) -> None:
-    """Count an answer by its metadata alone, where its run has left no journal."""
-    usage, cost = facts.usage, facts.cost_usd
-    model = facts.model_id or facts.model or ""
-    if cost is None and facts.endpoint is not None and facts.model is not None:
-        price = find_price(facts.endpoint, facts.model_id or "", facts.model)
-        cost = None if price is None else price.cost(usage)
-    part = Part(
-        cost or ZERO,
-        calls=max(1, facts.attempts or 1),
-        tokens=(usage.input_tokens or 0) + (usage.output_tokens or 0),
-        unpriced={} if cost is not None else {model: 1},
-    )
-    money.add(stage, model, facts.run_id or "", part)
+class Answers:
+    """Adds up answers by their metadata alone, where their run has left no account: there may be a million."""
+
+    def __init__(self, find_price: FindPrice) -> None:
+        self._find_price = find_price
+        self._parts: dict[tuple[Stage, str, str], Part] = {}
+
+    def add(self, stage: Stage, facts: Facts) -> None:
+        """Count one answer."""
+        cost, model = facts.cost_usd, facts.model_id or facts.model or ""
+        usage = facts.record.get("usage")
+        counts = usage if isinstance(usage, Mapping) else {}
+        if cost is None and facts.endpoint is not None and facts.model is not None:
+            price = self._find_price(facts.endpoint, facts.model_id or "", facts.model)
+            cost = None if price is None else price.cost(facts.usage)
+        key = (stage, model, facts.run_id or "")
+        part = self._parts.get(key)
+        if part is None:
+            part = self._parts[key] = Part()
+        part.calls += max(1, facts.attempts or 1)
+        part.tokens += sum(max(0, whole(counts.get(name)) or 0) for name in ("input_tokens", "output_tokens"))
+        if cost is None:
+            part.unpriced[model] = part.unpriced.get(model, 0) + 1
+        else:
+            part.spent_usd += cost
+
+    def add_to(self, money: Money) -> None:
+        """Count all of them in an account."""
+        for (stage, model, run), part in self._parts.items():
+            money.add(stage, model, run, part)
 
 
 # As people read it

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from genworker.core.facts import Facts
+from genworker.core.facts import Facts, whole
 from genworker.core.plan import RowState
 from genworker.core.stages import STAGES, Stage
 from genworker.core.visible import visible
@@ -40,7 +40,9 @@ class Usage:
 
     def add(self, facts: Facts) -> None:
         """Count one answer."""
-        took, gave = facts.usage.input_tokens, facts.usage.output_tokens
+        usage = facts.record.get("usage")
+        counts = usage if isinstance(usage, Mapping) else {}
+        took, gave = (whole(counts.get(name)) for name in ("input_tokens", "output_tokens"))
         if took is not None and gave is not None:
             self.input_tokens += took
             self.output_tokens += gave

@@ -18,7 +18,7 @@ from genworker.core.account import RunAccount
 from genworker.core.budget import Charge, Price
 from genworker.core.facts import MODE_LLM, NO_FACTS, Facts
 from genworker.core.membership import Membership
-from genworker.core.money import FindPrice, Money, add_answer, add_run
+from genworker.core.money import Answers, FindPrice, Money, add_run
 from genworker.core.stages import STAGES, Stage
 from genworker.paths import METADATA_FILE, Paths
 from genworker.run.batch_money import batch_money
@@ -119,6 +119,7 @@ def _add_store(
     made: Counter[tuple[Stage, str]] = Counter()
     for _, stage, gen_ids in read_made(paths, accounts):
         made.update((stage, gen_id) for gen_id in gen_ids)
+    answers = Answers(find_price)
     asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
     directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
     names = {stage: index.names(stage) for stage in STAGES}
@@ -135,7 +136,8 @@ def _add_store(
                 continue
             if "batch" in facts.record:  # its batch's own record has what it cost
                 continue
-            add_answer(ledger.money, stage, facts, find_price)
+            answers.add(stage, facts)
+    answers.add_to(ledger.money)
 
 
 def _names(directory: Path) -> set[str]:
