@@ -178,7 +178,7 @@ def add_run(money: Money, account: RunAccount, find_price: FindPrice) -> None:
 
 
 class Answers:
-    """Adds up answers by their metadata alone, where their run has left no account: there may be a million."""
+    """Adds up answers by their metadata alone, where their run has left no account; maybe a million."""
 
     def __init__(self, find_price: FindPrice) -> None:
         self._find_price = find_price
