@@ -349,3 +349,16 @@ def test_a_result_file_of_200_mb_is_not_held_in_memory(
 @pytest.mark.parametrize("kind", SERVED)
 def test_what_is_no_line_of_results_is_said_to_be_none(kind: str, server: BatchServer, line: bytes) -> None:
     assert make(kind, server).decode(line) is None
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_batch_of_several_megabytes_is_sent(kind: str, server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, [f"{number} " + "word " * 60_000 for number in range(10)])
+        assert path.stat().st_size > 2_000_000
+        batch_id = await submit(provider, path, 10)
+        server.advance(61)
+        assert len(await results(provider, batch_id, path)) == 10
+
+    run(go)

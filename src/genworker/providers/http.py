@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import select
 import ssl
@@ -40,6 +41,14 @@ class BodyTooLargeError(httpx2.RequestError):
     def __init__(self, head: bytes) -> None:
         super().__init__(f"the answer is larger than {MAX_BODY_BYTES} bytes")
         self.head = head
+
+
+LARGE_BODY_BYTES = 1024 * 1024
+
+
+def _payload(body: bytes) -> bytes | io.BytesIO:
+    """A body as aiohttp wants it: a large one, such as a batch's, is written in pieces between other work."""
+    return body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -103,7 +112,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             request.method,
             str(request.url),
             headers=headers,
-            data=await request.aread(),
+            data=_payload(await request.aread()),
             allow_redirects=False,
         )
 
