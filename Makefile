@@ -23,7 +23,7 @@ endif
 # `make -j4 run report` reports of a run that has ended: one goal after the other, in the order of the command line.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference docs docs-serve
+.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference example docs docs-serve
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -116,6 +116,11 @@ retry: $(READY) ## Ask again for answers of COHORT that are no good
 
 reference: $(READY) ## Write the generated pages of the documentation anew
 	PYTHONPATH=tests $(BIN)/python -m documentation.reference
+
+example: $(READY) ## Make the example store below build/example, and its report
+	rm -rf build/example
+	PYTHONPATH=tests $(BIN)/python -m documentation.example build/example
+	cd build/example && ../../$(GENWORKER) report tides
 
 docs: $(DOCS_READY) ## Build the documentation into build/site; a dead link is an error
 	$(DOCS_BIN)/zensical build --clean --strict --config-file mkdocs.yml

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+import genworker
 from genworker.core.facts import AnswerFacts, CallFacts, CopyFacts, MalformedFacts, RowFacts, field_names
 from genworker.core.parsers import get_parser, parser_names
 from genworker.core.stages import Stage
@@ -18,6 +22,7 @@ from genworker.store import catalog
 
 from . import reference
 from .blocks import DOCS, RUN, Page, Player, pages, read_page
+from .example import COHORT, lay_out
 
 # Pages whose examples are played; the long ones ask a fake in place of the embedded model.
 PAGES = {page.name: page for page in pages()}
@@ -204,3 +209,30 @@ def test_the_variables_of_templates_stand_on_their_page() -> None:
     for stage in Stage:
         for name in stage.variables:
             assert f"| {stage.value} | `{name}` |" in text
+
+
+def test_the_example_report_finds_what_was_planted(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    found = {
+        (one["factor"], one["level"]): one
+        for one in genworker.findings(tmp_path / "data", COHORT)
+        if one["claimed"]
+    }
+    templates = [one for one in found.values() if {one["level"], one["against"]} == {"dialogue", "plain"}]
+    assert len(templates) == 1
+    assert found["self_preference", "alder"]["low"] > 0
+    assert any(factor == "combo_id" for factor, _ in found)
+    assert not any(factor == "generation_template" for factor, _ in found)
+
+
+def test_the_example_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((DOCS / "examples" / "scores.ipynb").read_text(encoding="utf-8"))["cells"]
+    program = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "draft_template" in done.stdout
+    assert "self_preference alder" in done.stdout
