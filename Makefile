@@ -23,7 +23,7 @@ endif
 # `make -j4 run report` reports of a run that has ended: one goal after the other, in the order of the command line.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-judge test check fix lint types imports crashtest view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference example docs docs-serve
+.PHONY: help setup demo demo-judge test check fix lint types imports crashtest faults view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference example docs docs-serve
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ fix: $(READY) ## Format, and mend what the linter can
 crashtest: $(READY) ## The long form of the kill and fault tests; prints its counts
 	PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
 	BATCH_KILL_STRIDE=1 $(BIN)/python -m pytest tests/e2e/test_batch_kills.py
+
+faults: $(READY) ## Plant small faults in the rules and count those that the tests see
+	PYTHONPATH=tests $(BIN)/python -m mutation $(ARGS)
 
 view-test: $(READY) ## The live view in a real Chromium (install Debian's package `chromium` first)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/browser.txt

@@ -35,7 +35,7 @@ from mutation.sites import planted, sites
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 ROOMS = ("core", "providers", "run/ledger.py")
-TESTS = ("tests/unit", "tests/property", "tests/contract", "tests/integration")
+TESTS = ("tests/unit", "tests/property", "tests/contract")
 LONGEST_S = 3.0
 """A test that takes longer is not asked."""
 
