@@ -229,11 +229,11 @@ class _Reader:
 
     def _read_rows(self, records: Iterable[tuple[int, Sequence[str]]]) -> None:
         """Read every row. Most are like one before them, and are only compared: there may be a million."""
-        places = {name: number for number, name in enumerate(self.header)}
+        columns = {name: number for number, name in enumerate(self.header)}
         at_stage, at_gen, at_cohort, at_parent, at_combo, at_template, at_model = (
-            places[name] for name in REQUIRED_COLUMNS
+            columns[name] for name in REQUIRED_COLUMNS
         )
-        at_replicate, at_task = (places.get(name, -1) for name in OPTIONAL_COLUMNS)
+        at_replicate, at_task = (columns.get(name, -1) for name in OPTIONAL_COLUMNS)
         width = len(self.header)
         rows, lines, parents, kinds = self.rows, self.lines, self.parents, self.kinds
         replicates = self.replicates
@@ -257,6 +257,9 @@ class _Reader:
             task = (cells[at_task] or None) if at_task >= 0 else None
             kind = kinds.get((cells[at_stage], cells[at_cohort], cells[at_template], cells[at_model]))
             is_plain = gen_id.isalnum() and gen_id.isascii() and len(gen_id) <= MAX_ID_BYTES
+            # A row whose stage, cohort, template and model have been examined together can only be wrong in
+            # its ids, its parent and its replicate. Where one of these is not plainly right, the row is
+            # examined whole: that way alone finds the words for a fault.
             if kind is not None and replicate is not None and is_plain:
                 stage, cohort_id, template_id, model, siblings, above = kind
                 parent = above.get(cells[at_parent])
@@ -266,6 +269,7 @@ class _Reader:
                     if parent >= 0:
                         parent_gen_id = rows[parent].gen_id  # one string for a parent and its children
                         model = model or rows[parent].llm_model_id
+                    # `setdefault` returns another number where the id is taken: a duplicate.
                     if model is not None and siblings.setdefault(gen_id, number) == number:
                         combo = cells[at_combo]
                         combo = intern(combo, combo)

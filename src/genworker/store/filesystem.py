@@ -299,6 +299,7 @@ class FilesystemStore:
         assert self._loop is not None, "the store is not open"
         assert self._log is not None, "the store is not open"
         key = (answer.stage, answer.gen_id)
+        # The log before the queue: the committer may be busy with a sync, and a kill must not cost the text.
         if key not in self._logged:  # a commit that is tried again has its line
             segment = self._log.append(answer, replace=replace)
             if segment is not None:
@@ -322,6 +323,8 @@ class FilesystemStore:
             first = self._queue.get()
             group = [] if first is None else [first]
             closing = first is None
+            # What came while the last group was synced goes along: nobody waits for a fuller group, and the
+            # cost of a sync is divided by just as many answers as there are.
             while len(group) < GROUP_LIMIT:
                 try:
                     item = self._queue.get_nowait()
@@ -351,8 +354,10 @@ class FilesystemStore:
         placed = {item.answer.stage for item in staged if item.error is None}
         for stage in placed:
             try:
+                # A rename is lasting only when its directory is: nobody hears of a commit before that.
                 os.fsync(self._stage_fds[stage])
             except OSError as error:
+                # Which of the renames a power cut would undo cannot be known, so none of them counts.
                 for item in staged:
                     if item.answer.stage is stage and item.error is None:
                         item.error = error
