@@ -36,6 +36,17 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 ROOMS = ("core", "providers", "run/ledger.py")
 TESTS = ("tests/unit", "tests/property", "tests/contract")
+HEAVY = (
+    "aiohttp",
+    "anthropic",
+    "jinja2.sandbox",
+    "openai",
+    "pydantic_settings",
+    "rich.console",
+    "structlog",
+    "uvloop",
+)
+"""What is slow to import and is none of genworker's."""
 LONGEST_S = 3.0
 """A test that takes longer is not asked."""
 
@@ -91,7 +102,6 @@ class Reach:
         self.seconds: dict[str, float] = {
             test: seconds for test, seconds in record["seconds"].items() if seconds <= LONGEST_S
         }
-        self.third_party: list[str] = record["modules"]
         self.lines: dict[tuple[str, int], list[str]] = defaultdict(list)
         self.files: dict[str, list[str]] = defaultdict(list)
         for test, by_file in record["lines"].items():
@@ -171,11 +181,6 @@ def _trace(files: set[str], tests: list[str], path: Path) -> int:
             test: {file: sorted(lines) for file, lines in by_file.items()}
             for test, by_file in tracer.lines.items()
         },
-        "modules": [
-            name
-            for name, module in sys.modules.items()
-            if "site-packages" in str(getattr(module, "__file__", ""))
-        ],
     }
     path.write_text(json.dumps(record))
     return status
@@ -197,7 +202,21 @@ class _Chosen:
 
 def _pytest(paths: list[str], plugins: list[object], *more: str) -> int:
     return int(
-        pytest.main(["-q", *more, "-p", "no:xdist", "--timeout=60", "-m", "not slow", *paths], plugins)
+        pytest.main(
+            [
+                "-q",
+                *more,
+                "-p",
+                "no:xdist",
+                "--timeout=60",
+                "-W",
+                "ignore::pytest.PytestAssertRewriteWarning",
+                "-m",
+                "not slow",
+                *paths,
+            ],
+            plugins,
+        )
     )
 
 
@@ -222,11 +241,8 @@ def _leave_out_red(reach: Reach, tests: list[str]) -> None:
 
 def _play(drawn: list[tuple[Path, int]], reach: Reach, workers: int) -> list[dict[str, Any]]:
     """Each fault in a child of its own, some at a time."""
-    for name in reach.third_party:  # once, here: a child begins with them
-        try:
-            importlib.import_module(name)
-        except Exception:
-            continue
+    for name in HEAVY:  # once, here: a child begins with them
+        importlib.import_module(name)
     _leave_out_red(reach, sorted({test for path, _ in drawn for test in reach.files[str(path)]}))
     found: list[dict[str, Any]] = []
     running: dict[int, tuple[dict[str, Any], float]] = {}
