@@ -280,7 +280,11 @@ def test_a_process_that_was_stopped_past_the_settling_time_sends_late_and_once(
 def test_two_workers_of_one_cohort_put_no_row_into_two_batches(server: BatchServer, tmp_path: Path) -> None:
     project = make_project(tmp_path, drafts(30))
     configure(project, server, extra="seed = true\nbatch = true", batches="max_rows = 4")
+    server.work_s = 1000.0  # so that what one has sent is out while the other looks
     workers = [project.start("run", COHORT, "--plain", "--if-locked", "share") for _ in range(2)]
+    wait_for(lambda: sum(len(batch.lines) for batch in server.batches.values()) >= 30)
+    time.sleep(1.0)
+    server.advance(2000.0)
     for worker in workers:
         worker.communicate(timeout=60)
     assert [worker.returncode for worker in workers] == [0, 0]

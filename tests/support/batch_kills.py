@@ -24,7 +24,9 @@ class Killer:
     def __init__(self) -> None:
         from support.project import clean_environment
 
-        environment = {**clean_environment(), "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        environment = clean_environment()
+        places = [environment.get("PYTHONPATH"), str(Path(__file__).resolve().parents[1])]
+        environment["PYTHONPATH"] = os.pathsep.join(place for place in places if place)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "support.batch_kills"],
             stdin=subprocess.PIPE,
