@@ -142,6 +142,9 @@ class Crew:
             raise UsageError([Fault(fault, fix="leave --workers and --engine out, or add --no-batch")])
         station.tender.release()
         self._station, self._order = station, order
+        if any(spec.batch is not None for spec in order.specs):
+            fix = "run it without --engine, or without batches"
+            raise UsageError([Fault("rows of this run go into batches, which a crew cannot make", fix=fix)])
         self._shards = Shards(station.work, order, self._size)
         self._clock = asyncio.get_running_loop().time
         settings = station.project.loaded.settings

@@ -162,6 +162,7 @@ class Worker:
         """Make the scheduler, without a row so far."""
         station, work = self.station, self.station.work
         models: list[str] = self._welcome["models"]
+        work.routes.in_batches = lambda job: False  # the driver has refused those
         specs, endpoints = work.routes.build(len(models), enumerate(models))
         self._models = {model: work.routes.lanes[number] for number, model in enumerate(models)}
         del work.routes.lanes[:]
