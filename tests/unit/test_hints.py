@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import formatdate
+
 import pytest
 
 from genworker.core.hints import Quantity, Quota, quotas, reset_s, retry_after_s
@@ -150,3 +153,46 @@ def test_a_groq_limit_of_a_day_is_no_limit_per_minute() -> None:
 @pytest.mark.parametrize("value", ["-3", "1e99", "nan", "inf", "3;drop", "", "9" * 40])
 def test_hostile_numbers_announce_nothing(value: str) -> None:
     assert quotas([(b"x-ratelimit-api_key-limit-max_parallel_requests", value.encode())], NOW) == ()
+
+
+HOUR_S = 3600.0
+CLOCKS = pytest.mark.parametrize("local_s", [NOW - HOUR_S, NOW, NOW + HOUR_S], ids=["slow", "right", "fast"])
+
+
+def http_date(moment_s: float) -> str:
+    return formatdate(moment_s, usegmt=True)
+
+
+@CLOCKS
+@pytest.mark.parametrize(
+    "hint",
+    [
+        {"retry-after": http_date(NOW + 30)},
+        {"x-ratelimit-reset-requests": str(int(NOW + 30))},
+        {"x-ratelimit-reset": str(int(NOW + 30) * 1000)},
+        {"anthropic-ratelimit-tokens-reset": datetime.fromtimestamp(NOW + 30, UTC).isoformat()},
+        {"retry-after": "30"},
+    ],
+    ids=lambda hint: next(iter(hint)),
+)
+def test_a_date_is_read_by_the_endpoints_own_clock(hint: dict[str, str], local_s: float) -> None:
+    assert retry_after_s({**hint, "date": http_date(NOW)}, local_s) == pytest.approx(30)
+
+
+@CLOCKS
+def test_limits_per_minute_are_known_by_the_endpoints_own_clock(local_s: float) -> None:
+    headers = [
+        (b"X-RateLimit-Limit", b"20"),
+        (b"X-RateLimit-Reset", str(int(NOW + 30) * 1000).encode()),
+        (b"Date", http_date(NOW).encode()),
+    ]
+    assert quotas(headers, local_s) == (Quota(Quantity.REQUESTS, 20, None),)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Fri, 99 Nov 2026 00:00:00 GMT", "\x00", "1" * 500])
+def test_what_is_no_date_leaves_the_local_clock(date: str) -> None:
+    assert retry_after_s({"retry-after": http_date(NOW + 30), "date": date}, NOW) == pytest.approx(30)
+
+
+def test_a_date_alone_announces_nothing() -> None:
+    assert quotas([(b"date", http_date(NOW).encode())], NOW) == ()

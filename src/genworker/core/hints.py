@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 _NUMBER = re.compile(r"\d{1,15}(\.\d{1,9})?")
@@ -16,29 +17,22 @@ def retry_after_s(headers: Mapping[str, str], now_epoch_s: float) -> float | Non
     """Seconds that an endpoint asks to wait; ``None`` when it does not say.
 
     The first of these that is there counts: ``retry-after-ms``; ``retry-after`` as seconds or an HTTP date;
-    the latest of the reset times that the rate-limit headers announce. The caller sets bounds.
+    the latest of the reset times that the rate-limit headers announce. The caller sets bounds. A date is
+    read by the endpoint's own clock, as its ``date`` header tells it: the local one may be wrong.
 
     Args:
         headers: with lower-case names.
-        now_epoch_s: the present, in seconds since 1970.
+        now_epoch_s: the present by the local clock, in seconds since 1970; counts where ``date`` is missing.
     """
+    now_epoch_s = _present_s(headers.get("date", ""), now_epoch_s)
     milliseconds = headers.get("retry-after-ms", "")
     if _NUMBER.fullmatch(milliseconds.strip()):
         return float(milliseconds) / 1000
     after = headers.get("retry-after", "").strip()
     if _NUMBER.fullmatch(after):
         return float(after)
-    if after:
-        # Late: it takes a tenth of a command's start, and few endpoints send a date.
-        from email.utils import parsedate_to_datetime
-
-        try:
-            moment = parsedate_to_datetime(after)
-        except (ValueError, TypeError, OverflowError):
-            pass
-        else:
-            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-            return max(0.0, aware.timestamp() - now_epoch_s)
+    if (moment_s := _date_s(after)) is not None:
+        return max(0.0, moment_s - now_epoch_s)
     waits = [
         wait
         for name, value in headers.items()
@@ -46,6 +40,27 @@ def retry_after_s(headers: Mapping[str, str], now_epoch_s: float) -> float | Non
         if (wait := reset_s(value, now_epoch_s)) is not None
     ]
     return max(waits, default=None)
+
+
+def _present_s(date: str, now_epoch_s: float) -> float:
+    """The present by the clock of whoever sent ``date``; by the local clock when that is no date."""
+    moment_s = _date_s(date.strip())
+    return now_epoch_s if moment_s is None else moment_s
+
+
+@lru_cache(maxsize=64)
+def _date_s(text: str) -> float | None:
+    """An HTTP date in seconds since 1970. Kept: the answers of one second have the same."""
+    if not text:
+        return None
+    # Late: it takes a tenth of a command's start.
+    from email.utils import parsedate_to_datetime
+
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def reset_s(value: str, now_epoch_s: float) -> float | None:
@@ -121,16 +136,18 @@ def quotas(headers: Iterable[tuple[bytes, bytes]], now_epoch_s: float) -> tuple[
     """The limits per minute that response headers announce.
 
     Args:
-        headers: (name, value) as they came.
-        now_epoch_s: the present, in seconds since 1970.
+        headers: (name, value) as they came. Reset times are read by the clock of their ``date``.
+        now_epoch_s: the present by the local clock, in seconds since 1970; counts where that is missing.
     """
     found = {
         lower: value
         for name, value in headers
-        if (lower := name.lower()).startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))
+        if (lower := name.lower()) == b"date" or lower.startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))
     }
+    date = found.pop(b"date", b"")
     if not found:
         return ()
+    now_epoch_s = _present_s(date.decode("latin-1"), now_epoch_s)
     result = []
     for quantity, limit_name, remaining_name, reset_name in _ANNOUNCEMENTS:
         limit = _count(found.get(limit_name))

@@ -313,7 +313,7 @@ def refusal_of(
         status: of HTTP, from 300 up; 200 when the error stands in the body of an answer.
         headers: (name, value) as they came.
         body: parsed JSON, or a text.
-        now_epoch_s: the present, in seconds since 1970.
+        now_epoch_s: the present by the local clock, in seconds since 1970; counts where no ``date`` came.
         complaint: what the body says, when that is known already.
     """
     pairs = [(name.lower(), value) for name, value in headers]

@@ -52,7 +52,8 @@ def read_answer(
         status: of HTTP.
         headers: (name, value) as they came; none where there were none.
         body: the bytes, unpacked from their content coding; or JSON that is parsed already.
-        now_epoch_s: the present, in seconds since 1970: hints may be dates.
+        now_epoch_s: the present by the local clock, in seconds since 1970: hints may be dates, and those are
+            read by it when the answer has no ``date`` header.
         latency_s: from sending to the last byte, for the completion.
         asked: what was asked; makes messages better.
     """
