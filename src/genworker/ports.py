@@ -41,6 +41,21 @@ class Provider(Protocol):
         """Free connections and stop what `open` started. Called once, also after a failed `open`."""
 
 
+class ModelLister(Protocol):
+    """An endpoint that may have a list of its models."""
+
+    async def models(self) -> frozenset[str] | None:
+        """Ask once for the names of its models, which costs nothing; ``None`` when it tells none.
+
+        Raises:
+            ProviderError: it refuses, or there is no way to it.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free connections. Called once."""
+
+
 class BatchProvider(Protocol):
     """An endpoint that takes many calls as one batch. Each method makes one try, as `Provider.complete` does,
     and raises the same errors.

@@ -57,3 +57,71 @@ def test_a_column_that_is_nearly_a_known_one(project: Project) -> None:
     assert done.returncode == 2
     assert "unknown column 'for_evaluations'" in done.stderr
     assert "did you mean for_evaluation?" in done.stderr
+
+
+TWELVE = membership_rows(drafts=("plain", "tagged"))
+"""Rows enough for a look before the run."""
+KINDS = ("openai", "anthropic")
+NAMES = ("vendor/alpha", "vendor/beta")
+
+
+def _run(project: Project, options: Options, kind: str, *command: str) -> tuple[str, int, LLMServer]:
+    server = LLMServer(options)
+    with server.in_thread():
+        url = server.openai_url if kind == "openai" else server.anthropic_url
+        project.use_server(url, kind, "api_key_env = 'LOOK_KEY'")
+        done = project.run(*command, LOOK_KEY="sk-secret-secret-secret")
+    assert "secret" not in done.stdout + done.stderr
+    return done.stderr, done.returncode, server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("command", [("run", "trial"), ("plan", "trial", "--check")])
+def test_a_wrong_key_is_told_before_a_call(tmp_path: Path, kind: str, command: tuple[str, ...]) -> None:
+    project = make_project(tmp_path, TWELVE)
+    said, code, server = _run(project, Options(list_status=401), kind, *command)
+    assert (code, server.received, server.lists) == (2, 0, 1)
+    assert "test cannot be used: HTTP 401" in said
+    assert "LOOK_KEY" in said
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_is_not_listed_is_a_warning(tmp_path: Path, kind: str) -> None:
+    project = make_project(tmp_path, TWELVE)
+    listed = Options(listed=("vendor/alpha", "vendor/betta"))
+    said, code, _ = _run(project, listed, kind, "plan", "trial", "--check")
+    assert code == 0
+    assert said.replace("\n", " ").count("does not list the model") == 1
+    assert "did you mean 'vendor/betta'?" in said.replace("\n", " ")
+    said, code, _ = _run(project, Options(listed=NAMES), kind, "plan", "trial", "--check")
+    assert code == 0
+    assert "does not list" not in said
+    assert "test: answers, and lists its models" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        (Options(list_status=404, latency_s=0.4), 6),
+        (Options(list_status=500, latency_s=0.4), 6),
+        (Options(list_latency_s=20.0, latency_s=0.4), 6),
+        (Options(listed=NAMES, latency_s=0.4), 20),
+    ],
+)
+def test_where_there_is_no_list_few_calls_go_first(tmp_path: Path, options: Options, most: int) -> None:
+    two = membership_rows(essays=())
+    rows = [{**two[n % 2], "gen_id": f"draft-{n:04d}", "replicate": str(n // 2 + 1)} for n in range(20)]
+    project = make_project(tmp_path, rows)
+    _, code, server = _run(project, options, "openai", "run", "trial", "-q")
+    assert (code, server.lists) == (0, 1)
+    first = min(record.received for record in server.records)
+    early = sum(record.received < first + 0.3 for record in server.records)
+    assert early == most
+
+
+def test_an_address_that_leads_nowhere(tmp_path: Path) -> None:
+    project = make_project(tmp_path, TWELVE)
+    project.use_server("https://no-such-host.invalid/v1")
+    done = project.run("run", "trial")
+    assert done.returncode == 2
+    assert "the name no-such-host.invalid does not resolve" in done.stderr.replace("\n", " ")

@@ -147,6 +147,7 @@ class LLMServer:
         self._empty = asyncio.Event()
         self.port = 0
         self.connections = 0
+        self.lists = 0
         self._start_over()
 
     def _start_over(self) -> None:
@@ -330,7 +331,7 @@ class LLMServer:
         elif http.method == "POST" and http.path.endswith("/v1/messages"):
             self._on_completion(connection, http, "anthropic")
         elif http.method == "GET" and http.path.endswith("/v1/models"):  # some clients ask before they start
-            connection.send(Response(200, b'{"object": "list", "data": []}'))
+            self._on_list(connection, http)
         elif http.method == "GET" and http.path == "/stats":
             connection.send(Response(200, json.dumps(self.stats()).encode()))
         elif http.method == "GET" and http.path == "/records":
@@ -341,6 +342,16 @@ class LLMServer:
         else:
             body = error_body("openai", 404, "", message=f"Unknown request URL: {http.method} {http.path}")
             connection.send(Response(404, body))
+
+    def _on_list(self, connection: Connection, http: HttpRequest) -> None:
+        self.lists += 1
+        if self.options.list_status != 200:
+            body = error_body("openai", self.options.list_status, "", message="Incorrect API key provided")
+            connection.send(Response(self.options.list_status, body))
+            return
+        entries = [{"id": name, "object": "model"} for name in self.options.listed]
+        response = Response(200, json.dumps({"object": "list", "data": entries}).encode())
+        connection.later(self.options.list_latency_s, lambda: connection.send(response))
 
     def _on_completion(self, connection: Connection, http: HttpRequest, api: Api) -> None:
         now = time.monotonic()

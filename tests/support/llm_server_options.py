@@ -252,6 +252,9 @@ class Options:
     cached_share: float = 0.0  # of the prompt's tokens reported as read from the cache, 0 to 1
     honour_max_tokens: bool = False  # cut answers at the request's max tokens, finish_reason "length"
     bill_abandoned: bool = True  # an accepted request stays paid when its client goes away
+    listed: tuple[str, ...] = ()  # the names in the list of models
+    list_status: int = 200  # of the list of models
+    list_latency_s: float = 0.0
     keep_records: bool = True  # False for long benchmarks: counts only
 
     def __post_init__(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from genworker.cli.app import (
     CohortArgument,
@@ -57,9 +59,13 @@ def plan(
     max_calls: MaxCallsOption = None,
     max_tokens: MaxTokensOption = None,
     batch: BatchOption = None,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Ask each endpoint for its list of models, which is free."),
+    ] = False,
     json_: JsonOption = False,
 ) -> int:
-    """Say what `run` would do, cost and take, and check all that it needs. Makes no call, writes nothing."""
+    """Say what `run` would do, cost and take, and check all that it needs. Pays nothing, writes nothing."""
     from genworker.core.budget import Caps
     from genworker.project.open import open_project
     from genworker.run.engine import RunOptions
@@ -71,11 +77,17 @@ def plan(
         caps=Caps(max_cost, max_calls, max_tokens),
         batch=batch,
     )
-    return show_plan(open_project(config, data_root), cohort, options, as_json=json_)
+    return show_plan(open_project(config, data_root), cohort, options, as_json=json_, check=check)
 
 
-def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bool) -> int:
-    """Print the plan as a table or as JSON."""
+def show_plan(
+    project: Project, cohort: str, options: RunOptions, *, as_json: bool, check: bool = False
+) -> int:
+    """Print the plan as a table or as JSON.
+
+    Args:
+        check: look at the endpoints' lists of models.
+    """
     from genworker.core.selection import select
     from genworker.project.open import open_membership, plan_cohort
     from genworker.run.caps import check_caps
@@ -119,6 +131,8 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
         }
         record["caps"]["against"] = cap_text(ledger.money.total)
         record["caps"]["tokens_at_most"] = ledger.spent.tokens
+    if check:
+        check_endpoints(project, [route for _, route in called])
     if as_json:
         put_json(record)
         return 0
@@ -130,6 +144,25 @@ def show_plan(project: Project, cohort: str, options: RunOptions, *, as_json: bo
     for line in (*stale_lines(cohort, record["stages"]), *blocked_lines(planned)):
         put(line)
     return 0
+
+
+def check_endpoints(project: Project, routes: Sequence[Route]) -> None:
+    """Say what the endpoints' lists of models say of the routes.
+
+    Raises:
+        ConfigError: a key or an address is wrong.
+    """
+    import asyncio
+
+    from genworker.run.preflight import look_or_refuse, servers
+
+    asked = servers(project.loaded, sorted(route.endpoint for route in routes))
+    found = asyncio.run(look_or_refuse(project.loaded, asked))
+    for line in found.warnings(routes):
+        say(f"warning: {line}")
+    for name in asked:
+        told = name in found.listed
+        say(f"{name}: " + ("answers, and lists its models" if told else "has told no list of models"))
 
 
 def unbounded(called: Sequence[tuple[Stage, Route]], work: CohortWork) -> list[dict[str, str]]:

@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, field_validator
 
 from genworker.core.completion import Sampling
 from genworker.errors import Fault
-from genworker.ports import BatchProvider, Provider
+from genworker.ports import BatchProvider, ModelLister, Provider
 from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds, Section
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class EndpointKind:
         bounds: further fields of ``extra_body`` that bound the answer's tokens, dotted where they are nested.
         copies: fields of ``extra_body`` that ask for several answers at once.
         fault: what is wrong with a section, beyond its single keys: (key, fault without a place).
+        models: its list of models, from the section and what opens it; ``None`` for a kind that is no server.
         batches: its adapter for batches, from the section and the key; ``None`` for a kind without.
         batch_marks: whether a listing of batches shows whose they are.
         halves: hosts that are known to take half for a batch, and nothing for what expires or is cancelled.
@@ -208,6 +209,7 @@ class EndpointKind:
     bounds: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
     fault: Callable[[Any], tuple[str, Fault] | None] = lambda section: None
+    models: Callable[[Any, Access], ModelLister] | None = None
     batches: Callable[[Any, Access], BatchProvider] | None = None
     batch_marks: bool = False
     halves: frozenset[str] = frozenset()
@@ -347,6 +349,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         bounds=_CHAT_BOUNDS,
         copies=("n", "best_of"),
         fault=_openai_fault,
+        models=_make_openai,
         batches=_openai_batches,
         batch_marks=True,
         halves=frozenset({"api.openai.com"}),
@@ -371,6 +374,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         ),
         # A gateway may hand the body on to another API.
         bounds=("max_completion_tokens", "thinking.budget_tokens"),
+        models=_make_anthropic,
         batches=_anthropic_batches,
         halves=frozenset({"api.anthropic.com"}),
         halves_cache=True,

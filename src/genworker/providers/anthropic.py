@@ -19,9 +19,11 @@ from genworker.providers.http import (
     EndpointClient,
     connection_error,
     keyless,
+    model_names,
     read_line,
     read_response,
     redactor,
+    status_error,
     without_variables,
 )
 
@@ -92,6 +94,17 @@ class AnthropicProvider:
             body["stop_sequences"] = list(sampling.stop)
         # What stands above is what price and metadata speak of: extra fields cannot replace it.
         return {**sampling.extra_body, **body}
+
+    async def models(self) -> frozenset[str] | None:
+        """The list of its models; see `genworker.ports.ModelLister.models`."""
+        address = self.client.base_url.join("v1/models")
+        try:
+            response = await self.client.get(str(address), cast_to=httpx2.Response, options=ONCE)
+        except anthropic.APIStatusError as error:
+            raise status_error(error.response, self.redact) from None
+        except anthropic.APIConnectionError as error:
+            raise connection_error(error.__cause__, error.message) from None
+        return model_names(response)
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Ask once; see `genworker.ports.Provider.complete`."""

@@ -296,6 +296,16 @@ def decode_answer(response: httpx2.Response) -> dict[str, Any]:
     )
 
 
+def model_names(response: httpx2.Response) -> frozenset[str] | None:
+    """The names in a list of models; ``None`` when the body is no such list."""
+    record = parse_body(response.content)
+    entries = record.get("data") if isinstance(record, dict) else None
+    if not isinstance(entries, list):
+        return None
+    names = (entry.get("id") for entry in entries if isinstance(entry, dict))
+    return frozenset(name for name in names if isinstance(name, str))
+
+
 def status_error(response: httpx2.Response, redact: Callable[[str], str]) -> ProviderError:
     """The refusal in a response that is no answer to a completion."""
     record = parse_body(response.content)

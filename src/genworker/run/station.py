@@ -13,6 +13,7 @@ from typing import Protocol
 
 from genworker.core.controller import Belief
 from genworker.core.events import Event, RunStarted, Warned
+from genworker.core.lane import LaneSpec
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress, Tally
@@ -24,6 +25,7 @@ from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
 from genworker.project.settings import LoadedSettings
 from genworker.run.planning import Order, salvage
+from genworker.run.preflight import busy, look_or_refuse, servers
 from genworker.run.requests import open_work
 from genworker.run.routes import endpoint_specs, retry_policy
 from genworker.run.runner import BatchLane, Runner
@@ -234,12 +236,13 @@ class Station:
             disputed, tally: see `Runner`.
 
         Raises:
-            ConfigError: an endpoint cannot be opened.
+            ConfigError: an endpoint cannot be opened, or its key or address is wrong.
         """
         settings, rows = self.project.loaded.settings, self.membership.rows
         parents, lanes = self.membership.parents, self.work.routes.lanes
         caps = order.budget.caps
         self.work.is_capped = caps.usd is not None or caps.tokens is not None
+        specs = order.specs if lease is not None else await self._looked_at(order)
         by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
         self.stages = bytearray(row.stage.order for row in self.membership.rows)
         scheduler = self.scheduler = Scheduler(
@@ -247,7 +250,7 @@ class Station:
             parents=parents,
             lanes=lanes,
             selected=order.selected,
-            lane_specs=order.specs,
+            lane_specs=specs,
             endpoints=endpoint_specs(settings, order.endpoints, shared=lease is not None),
             max_concurrency=min(settings.max_concurrency, free_descriptors()),
             retry=retry_policy(settings, self.max_wait_s),
@@ -284,6 +287,18 @@ class Station:
             detach=self._detach,
         )
         return self.runner
+
+    async def _looked_at(self, order: Order) -> list[LaneSpec]:
+        """The order's lanes, after a free look at its endpoints.
+
+        Raises:
+            ConfigError: a key or an address is wrong.
+        """
+        loaded, routes = self.project.loaded, self.work.routes
+        found = await look_or_refuse(loaded, busy(routes.lanes, routes.by_lane))
+        for what in found.warnings(routes.by_lane):
+            self.journal.record(Warned(what))
+        return found.marked(order.specs, routes.by_lane, servers(loaded, order.endpoints))
 
     async def _salvage_the_dead(self) -> Collection[tuple[Stage, str]] | None:
         """Salvage in mid-run: another worker may have died since, with answers that are not in place."""
