@@ -22,6 +22,7 @@ from support.llm_server import LLMServer, Options
 
 TESTS = Path(__file__).resolve().parents[1]
 DEADLINE_S = 120.0  # a hang, not a slow machine
+BROKEN_DEADLINE_S = 15.0  # with a planted bug a hang is one of the things that are looked for
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class Child:
 
     pid: int
     out: Path
+    deadline_s: float = DEADLINE_S
     ended: queue.SimpleQueue[int] = field(default_factory=queue.SimpleQueue)
 
-    def wait(self, timeout_s: float = DEADLINE_S) -> Done:
+    def wait(self) -> Done:
         try:
-            status = self.ended.get(timeout=timeout_s)
+            status = self.ended.get(timeout=self.deadline_s)
         except queue.Empty:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, 9)
@@ -88,7 +90,8 @@ class Lab:
             elif "status" in record:
                 self._children[record["pid"]].ended.put(record["status"])
             else:
-                self._children[record["pid"]] = Child(record["pid"], self._outs.get())
+                deadline_s = BROKEN_DEADLINE_S if self.mutants else DEADLINE_S
+                self._children[record["pid"]] = Child(record["pid"], self._outs.get(), deadline_s)
                 self._started.put(record["pid"])
 
     def close(self) -> None:
