@@ -64,7 +64,7 @@ class AnthropicBatches:
 
     async def upload(self, path: Path, name: str) -> str:
         """There is nothing to upload."""
-        raise NotImplementedError
+        raise TypeError("this kind takes batches without a file")
 
     async def find_upload(self, name: str, size_bytes: int) -> str | None:
         """There is nothing to find."""
