@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import pytest
 
+from genworker.reports.claims import Factor, Finding
 from genworker.reports.contrasts import (
     Cell,
     Crossed,
@@ -37,6 +38,7 @@ from genworker.reports.distributions import (
     t_tail,
 )
 from genworker.reports.pairwise import FIRST, SECOND, Comparison, place_biases, rank
+from genworker.reports.words import direction, pairs_text
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed: make setup brings it")
 np = pytest.importorskip("numpy")
@@ -359,3 +361,13 @@ def test_ranks_are_those_of_a_logistic_regression_with_a_term_for_the_place() ->
     low, high = bias.estimate.interval()
     assert low < 0.4 < high
     assert bias.pairs == 6 * 30
+
+
+def test_pairs_are_those_of_the_difference_also_when_most_went_the_other_way() -> None:
+    """A few large losses can outweigh many small wins: the mean is below 0, the wins are most."""
+    found = [
+        Finding(Factor.ESSAY, "one", "two", Estimate(difference, 0.1, 9, 10, "combo", 0.3, 60, 40, 5), 0.01)
+        for difference in (-0.5, 0.5)
+    ]
+    assert [pairs_text(each) for each in found] == ["in 15 of 60 pairs", "in 40 of 60 pairs"]
+    assert [direction(each) for each in found] == ["worse", "better"]

@@ -140,6 +140,8 @@ class Lane:
     def begin(self, stage: int, now_s: float) -> Call:
         """Count a start; returns its ticket, which the events below want back."""
         self.in_flight += 1
+        # A lane that an announced allowance holds back tells the controller nothing about the limit that it
+        # looks for.
         is_held = self.allowances.hold(now_s)
         self.allowances.take(stage, now_s)
         return self.controller.begin(self.number, stage, now_s, is_held=is_held)
@@ -161,6 +163,7 @@ class Lane:
         self._last.append(True)
         self.has_answered = True
         if self.controller.closed_s is None:
+            # While the lane is closed one scout's answer is no proof yet: its failing rows still count.
             self.failing.clear()
         self.rejected = 0
         self.allowances.heed(completion.quotas, now_s)
@@ -170,6 +173,7 @@ class Lane:
     def took(self, call: Call, now_s: float) -> None:
         """The endpoint took a call and brought no answer, for a reason that is not its load."""
         self.in_flight -= 1
+        # Without a latency: how long a refusal takes says nothing about how slow answers are.
         call.controller.answered(call, None, now_s)
 
     def refused(self, call: Call, job: int, hint_s: float | None, now_s: float) -> None:
@@ -179,11 +183,14 @@ class Lane:
     def out_of_order(self, call: Call, job: int, hint_s: float | None, now_s: float) -> bool:
         """A call failed for an outage; returns whether the lane is at fault rather than the row."""
         self._last.append(False)
+        # An overloaded server says so at once. What hangs for a minute was lost on the way, and fewer calls
+        # would not mend that.
         if now_s - call.at_s <= self.IS_QUICK_S:
             self._fails(call, job, hint_s, now_s, is_outage=True)
         else:
             self.failing.add(job)
             self.abandoned(call)
+        # Not "none at all": a gateway in front of a dead server may still answer a call out of its cache.
         only_fails = len(self._last) == self._last.maxlen and sum(self._last) <= 0.05 * len(self._last)
         if only_fails:
             self.controller.shut(self.number, now_s)
@@ -196,6 +203,8 @@ class Lane:
         self.failing.add(job)
         known = call.controller
         known.refused(call, hint_s, now_s, is_outage=is_outage)
+        # The controller has seen that this lane is refused while its neighbours are not. So it has a limit
+        # of its own, and learns alone from here on.
         if known.apart == self.number:
             known.apart = None
             if self.controller is known:

@@ -241,6 +241,7 @@ class _Reader:
         new_row = partial(tuple.__new__, MembershipRow)  # half the time of calling the class
         for line, cells in records:
             if len(self.faults) >= MAX_FAULTS:
+                # A file of a million wrong rows is one mistake; the first faults say which.
                 break
             if len(cells) != width:
                 if any(cells):
@@ -303,6 +304,7 @@ class _Reader:
         task_id: str | None,
     ) -> None:
         """Check everything of a row, and note its kind when rows like it need no more than a comparison."""
+        # An unknown stage ends the row: which templates and parents are allowed depends on it.
         stage = _STAGES.get(stage_name)
         if stage is None:
             self.fault(line, "stage", f"unknown stage {stage_name!r}", f"use one of: {', '.join(_STAGES)}")
@@ -336,7 +338,9 @@ class _Reader:
             siblings[gen_id] = len(self.rows)
         self.rows.append(row)
         self.lines.append(line)
+        # The parent may stand further down in the file, so parents are looked for when all rows are known.
         self.parents.append(_UNLINKED)
+        # Only a row without a fault stands for its kind: the others must each get the words for theirs.
         if len(self.faults) == before and (row.llm_model_id is not None or stage.inherits_model):
             parents = self.index[stage.parent] if stage.parent is not None else {"": -1}
             self.kinds[stage_name, cohort, template, model] = _Kind(
@@ -375,6 +379,7 @@ class _Reader:
 
     def _check_names(self, line: int, row: MembershipRow) -> None:
         """Check the names of a row, each distinct one once; report it in every row that has it."""
+        # Names repeat in nearly every row and templates need a look at the disk: each is judged once.
         for column in ("cohort_id", "template_id", "llm_model_id"):
             value = getattr(row, column)
             if value is None:
@@ -451,8 +456,10 @@ class _Reader:
                 "use the gen_id of the parent",
             )
             return
+        # A parent may be of another cohort, or of a membership that has gone: then the store is the witness.
         if self.on_disk(parent_stage, parent):
             return
+        # The commonest slip is the grandparent's id, which a search of all stages names.
         other = next((s for s in STAGES if s is not parent_stage and parent in self.index[s]), None)
         if other is not None:
             self.fault(

@@ -228,14 +228,14 @@ class RetryPolicy:
     outage_s: float = 90.0
     hopeless_calls: int = 100
 
-    def pause_s(self, attempt: int, share: float) -> float:
+    def pause_s(self, attempt: int, draw: float) -> float:
         """Seconds before the next try: full jitter (Brooker, 2015), within [0, `cap_s`].
 
         Args:
             attempt: tries so far, from 1.
-            share: where in the interval, in [0, 1).
+            draw: where in the interval, in [0, 1).
         """
-        return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60)) * share
+        return min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60)) * draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +402,7 @@ class Scheduler:
                 self._move(job, JobEvent.QUEUED)
                 self.batched += 1
         for job, parent in enumerate(self._parents):
+            # A parent that is not selected is in the store already, so its child waits for nothing.
             if selected[job] and (parent < 0 or not selected[parent]) and self.states[job] == waiting:
                 self._make_ready(job, JobEvent.RELEASED)
         if self._waves.spools:
@@ -508,6 +509,7 @@ class Scheduler:
             return None
         if self._backing_off:
             self._wake(now_s)
+        # Copies cost nothing and hold no slot, and each one that is made may release calls.
         if self._free:
             return self._begin(self._free.popleft(), None)
         for number, spool in self._waves.spools.items():
@@ -520,6 +522,7 @@ class Scheduler:
         # A commit that lags behind the answers holds starts back: texts must not pile up in memory.
         if self.in_flight < self._max_concurrency and self.committing < 4 * self._max_concurrency:
             lanes = self._lanes
+            # Lanes take turns, from behind the one served last: a long queue must not starve the others.
             for step in range(len(lanes)):
                 number = (self._turn + step) % len(lanes)
                 lane = lanes[number]
@@ -574,6 +577,7 @@ class Scheduler:
         )
 
     def _pop(self, number: int, lane: Lane) -> int | None:
+        # Money that is reserved and not used would keep other calls from fitting the cap: these go first.
         if lane.reserved:
             return self._taken(lane, lane.reserved.popleft())
         order = self._deepest_first
@@ -650,6 +654,8 @@ class Scheduler:
             self._prefixes[prefix] = [now_s + LEAD_S, now_s]
             self._leading[job] = prefix
             return True
+        # The first call is still on its way. Without this pause all its neighbours would miss the cache
+        # and pay the full price of the beginning that they share.
         if now_s < held[0] and self._leading.get(job) != prefix:
             return False
         held[1] = now_s
@@ -750,6 +756,7 @@ class Scheduler:
             return  # only the coordinator knows whether there is more
         least = min((worst for waiting in self._parked.values() for _, worst in waiting), key=_dearness)
         over = self.budget.spent + least
+        # Not a failure of the rows: they stay open, and a run with a higher cap goes on with them.
         self.capped = self.budget.caps.passed_by(over)
         self.draining = True
 
@@ -819,14 +826,19 @@ class Scheduler:
         attempt, call = self._running.pop(job)
         assert call is not None
         self._leave(number)
+        # A refusal's headers say what is left and until when; that holds whatever becomes of the row.
         lane.allowances.heed(error.quotas, now_s)
         prefix = self._leading.pop(job, None)
         if prefix is not None:
+            # The call that was to fill the cache has failed: those behind it must not count on it.
             self._prefixes.pop(prefix, None)
+        # A call that broke off may stand on the bill. Its worst case stays spent then: a cap errs upwards.
         self._settle(job, None if error.may_be_billed else Charge(calls=self._called(job)))
         if isinstance(error, RateLimitedError):
             return self._after_rate_limit(job, lane, call, attempt, error, now_s)
         if isinstance(error, RequestRejectedError):
+            # An endpoint that has read the request and refuses its content was not short of room: this counts
+            # for the limit as an answer does.
             lane.took(call, now_s)
             return self._after_rejection(job, number, error, now_s)
         return self._after_outage(job, lane, call, attempt, error, now_s)
@@ -843,7 +855,7 @@ class Scheduler:
         limited = tries.rate_limit
         self._tries[job] = tries._replace(rate_limit=limited + 1)
         policy, hint = self._retry, error.retry_after_s
-        share = self._share(job, attempt)
+        draw = self._draw(job, attempt)
         refused_for_s = lane.closed_for_s(now_s)
         if hint is not None and hint > policy.max_wait_s:
             return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
@@ -854,7 +866,9 @@ class Scheduler:
             reason = f"{error} (after {attempt} tries)"
             self._fail(job, reason)
             return GiveUp(reason)
-        return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(1, share)))
+        # The pause does not double from try to try: how often a lane asks is the controller's business, and
+        # a row that was unlucky thrice must not wait eight times as long as its neighbours.
+        return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(1, draw)))
 
     def _after_outage(
         self, job: int, lane: Lane, call: Call, attempt: int, error: ProviderError, now_s: float
@@ -865,6 +879,7 @@ class Scheduler:
         only_fails = lane.out_of_order(call, job, hint, now_s)
         if hint is not None and hint > policy.max_wait_s:
             return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
+        # The same prompt mostly brings the same malformed answer; what broke off by chance is asked again.
         retryable = not isinstance(error, MalformedAnswerError) or error.retryable
         tries = self._tries.get(job, UNTRIED)
         if only_fails and retryable:
@@ -887,7 +902,7 @@ class Scheduler:
             and self._has_answered_nothing(lane, before_s, now_s)
         ):
             # Nothing at all is answered: that is no row's fault, and it may pass.
-            pause = min(LONGEST_PAUSE_S, policy.cap_s) * self._share(job, attempt)
+            pause = min(LONGEST_PAUSE_S, policy.cap_s) * self._draw(job, attempt)
             return self._back_off(job, now_s + (hint if hint is not None else pause))
         if not retryable or tries.transport > policy.transport or tries.content > policy.content:
             reason = str(error) if attempt == 1 else f"{error} (after {attempt} tries)"
@@ -896,7 +911,7 @@ class Scheduler:
         pause = (
             hint
             if hint is not None
-            else policy.pause_s(tries.transport + tries.content, self._share(job, attempt))
+            else policy.pause_s(tries.transport + tries.content, self._draw(job, attempt))
         )
         return self._back_off(job, now_s + pause)
 
@@ -916,6 +931,7 @@ class Scheduler:
     ) -> Retry | GiveUp:
         lane, trust = self._lanes[number], self._trust[number]
         reason = str(error)
+        # What is said of one prompt, such as a moderator's refusal, says nothing about its neighbours.
         if not error.about_input:
             peers = [number]
             if error.scope is Scope.ENDPOINT:
@@ -948,6 +964,7 @@ class Scheduler:
                 stopped.append(other.spec.name)
         result: Retry | GiveUp
         if self._hand_over(job):
+            # Before the lane's other jobs: this one is RUNNING, and `_stop_jobs` looks at those that wait.
             result = Retry(0.0, self._lanes[self._lane_of[job]].spec.name, tuple(stopped))
         else:
             self._fail(job, reason)
@@ -962,6 +979,7 @@ class Scheduler:
         number = self._lane_of[job]
         target = self._lanes[number].spec.fallback
         seen = {*left, number}
+        # Fallbacks may form a circle (A to B, B to A). A job visits each lane once, then it fails.
         while target >= 0 and (target in seen or self._lanes[target].stopped is not None):
             seen.add(target)
             target = self._lanes[target].spec.fallback
@@ -978,6 +996,7 @@ class Scheduler:
         self._lanes[number].open_jobs -= 1
         self._lanes[target].open_jobs += 1
         self._waves.waits_no_more(job)
+        # A wave that was kept open for this job need not wait for it any longer.
         self._lane_of[job] = target
         self._make_ready(job, JobEvent.HANDED_OVER)
         if number in self._waves.spools:
@@ -987,6 +1006,7 @@ class Scheduler:
         """A call was cancelled: its job is open again, for another run. It may have been billed."""
         _, call = self._running.pop(job, (0, None))
         self._settle(job, None)
+        # Nobody knows how far the endpoint had come, so the worst case counts as spent.
         lane = self._lane_of[job]
         if call is not None:
             self._lanes[lane].abandoned(call)
@@ -1195,12 +1215,14 @@ class Scheduler:
         if number != NO_LANE and (reason := self._lanes[number].stopped) is not None:
             if not self._hand_over(job):
                 self._stop(job, reason)
+            # Only now, with the reason of the stop in hand: a fallback may still take it.
             return
         self._move(job, event)
         if number == NO_LANE:
             self._free.append(job)
             return
         lane = self._lanes[number]
+        # `first`: what comes back from a pause or from the caps belongs to the oldest lineages.
         queue = lane.reserved if job in self._reserved else lane.queues[self._stages[job]]
         if first:
             queue.appendleft(job)
@@ -1239,6 +1261,7 @@ class Scheduler:
             number = self._lane_of[job]
             if number == NO_LANE or state not in (JobState.READY, JobState.BACKING_OFF, JobState.PARKED):
                 continue
+            # Jobs that are RUNNING come back by themselves; `_back_off` and `_make_ready` see the stop then.
             reason = self._lanes[number].stopped
             if reason is not None:
                 worst = self._reserved.pop(job, None)
@@ -1262,6 +1285,7 @@ class Scheduler:
         while open_jobs:
             job = open_jobs.pop()
             if self.states[job] == JobState.WAITING:
+                # A descendant of a job that has not ended can have got no further than WAITING.
                 self.blockers[job] = ancestor
                 self._end(job, JobEvent.ANCESTOR_FAILED)
                 open_jobs.extend(self.children(job))
@@ -1277,7 +1301,7 @@ class Scheduler:
             self._lanes[lane].open_jobs -= 1
 
     @staticmethod
-    def _share(job: int, attempt: int) -> float:
+    def _draw(job: int, attempt: int) -> float:
         """A number in [0, 1) that looks random and is the same for the same job and attempt."""
         digest = blake2b(f"{job}|{attempt}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64

@@ -16,7 +16,7 @@ from genworker.reports.contrasts import COMBOS, Cell, estimate
 from genworker.reports.differences import Version, compare
 from genworker.reports.scores import Axis, Evaluation, Outcome, Scores
 from genworker.reports.tables import Table
-from genworker.reports.words import interval_text, pairs_text
+from genworker.reports.words import direction, interval_text, pairs_text
 
 TEXTS = 4
 """Pairs of texts that are shown: those whose scores have changed most."""
@@ -207,7 +207,7 @@ def sentence(comparison: Comparison, name: str) -> str:
         return f"Too little is on both sides to compare {name} with {comparison.against}."
     low, high = (found.low, found.high) if found.difference >= 0 else (-found.high, -found.low)
     size = f"{abs(found.difference):.2f} ({interval_text(low, high)})"
-    over = f"over {found.estimate.clusters} {found.estimate.unit}s; better {pairs_text(found)}"
+    over = f"over {found.estimate.clusters} {found.estimate.unit}s; {direction(found)} {pairs_text(found)}"
     if not found.claimed:
         return (
             f"{name} and {comparison.against} differ by no more than chance explains: {size} "

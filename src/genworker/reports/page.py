@@ -46,7 +46,7 @@ from genworker.reports.replicates import replicate_views
 from genworker.reports.scores import Axis, Outcome, PivotKey, Source
 from genworker.reports.statistics import mean, score_interval, spread
 from genworker.reports.tables import PivotRow, Table, tallies
-from genworker.reports.words import NOUNS, figure, interval_text, judges_sentence, pairs_text
+from genworker.reports.words import NOUNS, direction, figure, interval_text, judges_sentence, pairs_text
 
 HEAT_ROWS = 100
 """Rows of scores on one page."""
@@ -529,6 +529,7 @@ def write_comparison(
         nouns=NOUNS,
         figure=figure,
         interval_text=interval_text,
+        direction=direction,
         pairs_text=pairs_text,
         most=MOST_CHANGES,
         read_at=f"{read_at:%Y-%m-%d %H:%M:%S} UTC",

@@ -53,13 +53,18 @@ def base(found: Finding) -> str:
 
 
 def pairs_text(found: Finding) -> str:
-    """``better in 216 of 360 pairs``."""
+    """``in 216 of 360 pairs``: those that went the way of the difference."""
     estimate = found.estimate
     if not estimate.pairs:
         return ""
-    share = max(estimate.wins, estimate.pairs - estimate.wins - estimate.ties)
-    wins = estimate.wins if found.difference >= 0 else share
+    losses = estimate.pairs - estimate.wins - estimate.ties
+    wins = estimate.wins if found.difference >= 0 else losses
     return f"in {wins:,} of {estimate.pairs:,} pairs"
+
+
+def direction(found: Finding) -> str:
+    """``better`` or ``worse``: the way of the difference."""
+    return "better" if found.difference >= 0 else "worse"
 
 
 def sentence(found: Finding, all_of: Findings) -> str:
@@ -73,8 +78,7 @@ def sentence(found: Finding, all_of: Findings) -> str:
     if found.factor in (Factor.COMBO, Factor.DRAFT, Factor.ESSAY, Factor.AUTHOR, Factor.DRAFT_ESSAY):
         rest = "the other combos" if found.factor is Factor.COMBO else f"the other {NOUNS[found.factor]}s"
         wins = pairs_text(found)
-        word = "better" if up else "worse"
-        tail = f"; {word} {wins}" if wins else ""
+        tail = f"; {direction(found)} {wins}" if wins else ""
         return f"{level} is {size} {'above' if up else 'below'} {rest}{tail}"
     if found.factor is Factor.SELF_PREFERENCE:
         word = "more" if up else "less"
