@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from genworker.store.filesystem import FilesystemStore
 from genworker.store.lock import Claims, FileLock, holder_facts, how_to_stop
 from genworker.store.reading import read_generation
 from genworker.store.sweep import sweep_staging
+from support.project import COHORT, make_project, membership_rows, write_csv
 
 D = Stage.DRAFT
 
@@ -316,3 +318,45 @@ def test_a_pid_is_named_only_where_it_means_that_process(name: str) -> None:
     assert "\x1b" not in elsewhere
     assert "stop it where it runs" in elsewhere
     assert "kill -INT 1" not in how_to_stop({key: value for key, value in facts.items() if key != name})
+
+
+# Odd lines, wherever they stand, hinder nobody
+
+
+def test_odd_lines_hinder_no_cohort(tmp_path: Path) -> None:
+    project = make_project(tmp_path, membership_rows(models=("alpha",), essays=("rewrite",), replicates=1))
+    project.use_script()
+    assert project.run("run", COHORT, "-q").returncode == 0
+    rows = membership_rows(cohort="other", models=("alpha",), essays=("rewrite",), replicates=1)
+    write_csv(project.membership_of("other"), rows)
+    paths = project.paths
+    (journal,) = paths.runs_dir.glob("*.jsonl")
+    content = journal.read_bytes()
+    for number, text in enumerate(
+        (b"[]\n", b'{"event":"calling","stage":"poem"}\n', b"\xff\xfe\n", b"\0" * 9)
+    ):
+        journal.with_name(f"20200101T000000Z-0000000{number}.jsonl").write_bytes(text + content + text)
+    packed = bytearray(gzip.compress(content))
+    packed[60:80] = bytes(20)
+    journal.with_name("20200101T000000Z-0000000a.jsonl.gz").write_bytes(packed)
+    with paths.answers_path("20200101T000000Z-0000000b", 1).open("wb") as stream:
+        stream.writelines(ODD)
+    for path in (paths.ledger_path, paths.made_path):
+        lines = (
+            path.read_bytes().replace(b'"spent_usd":"', b'"spent_usd":"x').replace(b'"made":{', b'"made":[{')
+        )
+        path.write_bytes(b'{"run_id":"torn"\n[]\n' + lines + lines[: len(lines) // 2])
+    for command in (
+        ("plan", COHORT, "--max-calls", "9"),
+        ("status",),
+        ("run", "other", "-q"),
+        ("run", COHORT, "-q"),
+    ):
+        done = project.run(*command)
+        assert done.returncode == 0, done.stderr
+    assert project.run("report", COHORT).returncode == 0
+    assert project.run("gc", "--keep-days", "0").returncode == 0
+    checked = project.run("verify", "--json")
+    assert checked.returncode == 1
+    places = {each["place"] for each in json.loads(checked.stdout)["findings"] if each["kind"] == "odd-lines"}
+    assert any("aside/answers" in place for place in places), places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 import os
@@ -83,6 +84,29 @@ def log_of_dead_run(root: Path) -> None:
         "facts": {"parser": "in_last_line"},
     }
     (root / ".genworker/runs/20200101T000000Z-dead0000.answers-1").write_text(json.dumps(line) + "\n")
+
+
+def odd_log_of_dead_run(root: Path) -> None:
+    log_of_dead_run(root)
+    path = root / ".genworker/runs/20200101T000000Z-dead0000.answers-1"
+    path.write_bytes(b"\0\0\n" + path.read_bytes() + b'{"stage":"poem"}\n')
+
+
+def odd_journal(root: Path) -> None:
+    (root / ".genworker/runs/20200101T000000Z-dead0000.jsonl").write_text(
+        '[]\n{"event":"from tomorrow"}\n{}\n'
+    )
+
+
+def odd_ledger(root: Path) -> None:
+    grow(root / ".genworker/ledger/runs.jsonl", '\n{"run_id":"gone","cohort":"c1","spending":7\n')
+
+
+def damaged_packed_journal(root: Path) -> None:
+    text = b'{"event":"from tomorrow"}\n' * 4000
+    packed = bytearray(gzip.compress(text))
+    packed[20:] = bytes(len(packed) - 20)
+    (root / ".genworker/runs/20200101T000000Z-dead0000.jsonl.gz").write_bytes(packed)
 
 
 def link_directory(root: Path) -> None:
@@ -178,6 +202,10 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "in no membership": ("unlisted", unlisted),
     "staging left behind": ("staging", stage_of_dead_run),
     "answers left behind": ("answers", log_of_dead_run),
+    "answers that nobody can read": ("odd-lines", odd_log_of_dead_run),
+    "lines of a journal that nobody can read": ("odd-lines", odd_journal),
+    "sums that nobody can read, without a journal": ("odd-lines", odd_ledger),
+    "a packed journal that is damaged": ("unreadable", damaged_packed_journal),
     "a directory that is a link": ("link", link_directory),
     "a file that is a link": ("link", link_file),
     "a foreign file in a generation": (
@@ -222,6 +250,33 @@ def test_planted_damage_is_found(root: Path, name: str) -> None:
     findings = check(root).run()
     assert kind in kinds(findings), findings
     assert all(finding.place and finding.what for finding in findings)
+
+
+def test_odd_lines_are_named_by_file_and_number(root: Path) -> None:
+    runs = root / ".genworker/runs"
+    odd_log_of_dead_run(root)
+    odd_journal(root)
+    (runs / "20200102T000000Z-dead0000.jsonl").write_text('{"event":"from tomorrow"}\n{"event":"torn')
+    (runs / "20200103T000000Z-dead0000.jsonl").write_text("x\n" * 9)
+    odd_ledger(root)
+    found = {
+        Path(finding.place).name: (finding.what.partition(";")[0], finding.severity.value)
+        for finding in check(root).run()
+        if finding.kind.value == "odd-lines"
+    }
+    assert found.pop("runs.jsonl")[1] == "damage"
+    assert found == {
+        "20200101T000000Z-dead0000.answers-1": ("line 3 cannot be read, or not in full", "damage"),
+        "20200101T000000Z-dead0000.jsonl": ("lines 1, 3 cannot be read", "damage"),
+        "20200102T000000Z-dead0000.jsonl": (
+            "line 2 is torn: the process or the machine died over it",
+            "note",
+        ),
+        "20200103T000000Z-dead0000.jsonl": ("lines 1, 2, 3, 4, 5 and 4 more cannot be read", "damage"),
+    }
+    mend(root)
+    kept = [finding for finding in check(root).run() if "aside/answers" in finding.place]
+    assert [(finding.kind.value, finding.severity.value) for finding in kept] == [("odd-lines", "note")]
 
 
 def test_a_cohort_is_checked_without_what_is_not_its_own(root: Path) -> None:

@@ -16,7 +16,7 @@ from genworker.core.visible import visible
 from genworker.errors import ExitCode
 from genworker.paths import Paths
 from genworker.reports.provenance import RunRecord
-from genworker.store.ledger import journals, open_journal
+from genworker.store.ledger import JOURNAL_FAULTS, journals, open_journal
 
 LAST_BYTES = 65_536
 """The end of a journal that is read for its last line."""
@@ -67,7 +67,7 @@ def _ends(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
                 size = os.fstat(stream.fileno()).st_size
                 stream.seek(max(stream.tell(), size - LAST_BYTES))
             last = deque(stream, maxlen=1)
-    except (OSError, EOFError):
+    except JOURNAL_FAULTS:
         return {}, {}
     return _object(first), _object(last[0] if last else b"")
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,12 +209,13 @@ class LoggedAnswers:
 
     Attributes:
         answers: each with whether it was to replace what stands in its place.
-        odd: lines that this version does not understand, or not in full, by segment: a newer version's, or
-            torn by a kill or a power cut. They may be the only copy of a text that was paid for.
+        odd: lines that this version does not understand, or not in full, by segment and line number from 1:
+            a newer version's, or torn by a kill or a power cut. They may be the only copy of a text that was
+            paid for.
     """
 
     answers: list[tuple[Answer, bool]] = field(default_factory=list)
-    odd: dict[int, list[bytes]] = field(default_factory=dict)
+    odd: dict[int, dict[int, bytes]] = field(default_factory=dict)
 
 
 def read_answers(paths: Paths, run_id: str) -> LoggedAnswers:
@@ -228,14 +229,14 @@ def read_answers(paths: Paths, run_id: str) -> LoggedAnswers:
         if name != run_id:
             continue
         with paths.answers_path(run_id, number).open("rb") as stream:
-            for line in stream:
+            for line_number, line in enumerate(stream, start=1):
                 if not line.strip(b"\0\n"):
                     continue  # room that was allocated and never written
                 logged = _read_line(line)
                 if logged is not None:
                     found.answers.append(logged[:2])
                 if logged is None or not logged[2]:
-                    found.odd.setdefault(number, []).append(line)
+                    found.odd.setdefault(number, {})[line_number] = line
     return found
 
 
@@ -257,7 +258,9 @@ def _read_line(line: bytes) -> tuple[Answer, bool, bool] | None:
     return answer, replace, record.keys() <= _FIELDS
 
 
-def keep_odd_lines(paths: Paths, run_id: str, odd: Mapping[int, Sequence[bytes]], mode: int) -> list[Path]:
+def keep_odd_lines(
+    paths: Paths, run_id: str, odd: Mapping[int, Mapping[int, bytes]], mode: int
+) -> list[Path]:
     """Write lines that nobody understands where nothing removes them; returns the files.
 
     Raises:
@@ -265,7 +268,7 @@ def keep_odd_lines(paths: Paths, run_id: str, odd: Mapping[int, Sequence[bytes]]
     """
     places = []
     for number, lines in odd.items():
-        content = b"".join(lines)
+        content = b"".join(lines.values())
         # Named by what they hold: when this is cut off, the next sweep finds the same and writes no second.
         name = f"{run_id}-{number}-{file_digest(content)[:12]}.jsonl"
         place = paths.odd_answers_dir / name

@@ -30,10 +30,11 @@ from genworker.paths import (
     RAW_FILE,
     Paths,
 )
-from genworker.store.answers import logged_runs
+from genworker.store.answers import logged_runs, read_answers
 from genworker.store.batches import Shelf
 from genworker.store.durable import keep_aside
 from genworker.store.filesystem import FilesystemStore
+from genworker.store.ledger import cohort_of, journals, odd_account_lines, odd_journal_lines
 from genworker.store.lock import FileLock
 from genworker.store.reading import is_done_directory, read_directory
 from genworker.store.sweep import damaged_files, staging_run_id, sweep_staging
@@ -72,6 +73,8 @@ class Kind(StrEnum):
     """Left by a run that died."""
     ANSWERS = "answers"
     """Answers of a run that died, not in place yet."""
+    ODD_LINES = "odd-lines"
+    """Lines of a journal, an answer log or the ledger that say nothing that this version understands."""
     LINK = "link"
     FOREIGN = "foreign"
     """A file or directory that does not belong there."""
@@ -281,6 +284,43 @@ class Check:
             if self._is_dead(run_id):
                 path = self.paths.answers_path(run_id, 1)
                 self._find(Kind.ANSWERS, path, f"holds answers of the run {run_id}, which died")
+                self._answer_lines(run_id)
+        self._journal_lines()
+
+    def _answer_lines(self, run_id: str) -> None:
+        try:
+            odd = read_answers(self.paths, run_id).odd
+        except OSError as error:
+            path = self.paths.answers_path(run_id, 1)
+            self._find(Kind.UNREADABLE, path, f"cannot be read: {error.strerror}")
+            return
+        for segment, lines in odd.items():
+            what = f"{_lines(list(lines))} cannot be read, or not in full; a repair keeps what it says aside"
+            self._find(Kind.ODD_LINES, self.paths.answers_path(run_id, segment), what)
+
+    def _journal_lines(self) -> None:
+        """Lines that nobody can read hinder nothing; what they said is missing from what a cap counts."""
+        cohorts = {membership.cohort_id for membership in self.memberships}
+        for run_id, path in journals(self.paths).items():
+            if not self.whole and cohort_of(path) not in cohorts:
+                continue
+            odd = odd_journal_lines(path)
+            if odd.fault is not None:
+                self._find(Kind.UNREADABLE, path, f"cannot be read to its end: {odd.fault}")
+            if odd.numbers:
+                what = f"{_lines(odd.numbers)} cannot be read; calls that they told of are in no sum"
+                self._find(Kind.ODD_LINES, path, what)
+            elif odd.torn is not None and self._is_dead(run_id):
+                what = f"line {odd.torn} is torn: the process or the machine died over it"
+                self._find(Kind.ODD_LINES, path, what, severity=Severity.NOTE)
+        if self.whole:
+            sums = odd_account_lines(self.paths)
+            if sums.numbers:
+                what = f"{_lines(sums.numbers)} cannot be read, and no journal has what it said"
+                self._find(Kind.ODD_LINES, self.paths.ledger_path, what)
+            for path, _ in self._entries(self.paths.odd_answers_dir):
+                what = "holds lines of a dead run's answer log that could not be read; look at them"
+                self._find(Kind.ODD_LINES, path, what, severity=Severity.NOTE)
 
     def _batches(self) -> None:
         """Batches that are not closed. Those of other cohorts are left out where one cohort is checked."""
@@ -468,6 +508,18 @@ class Check:
         """The answer again, for the present parser; ``None`` when no cohort names it."""
         known = self._rows.get((generation.stage, generation.gen_id))
         return None if known is None else self.again(known[0].rows[known[1]], generation)
+
+
+SHOWN_LINES = 5
+"""Line numbers that a finding names; the rest is counted."""
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]}"
+    more = len(numbers) - SHOWN_LINES
+    shown = ", ".join(map(str, numbers[:SHOWN_LINES]))
+    return f"lines {shown} and {more} more" if more > 0 else f"lines {shown}"
 
 
 def _with_lf(text: str) -> str:

@@ -12,7 +12,9 @@ import contextlib
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -36,6 +38,9 @@ _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _JOURNAL = re.compile(r"(?P<run>[A-Za-z0-9_-]+)\.jsonl(?P<packed>\.gz)?")
 _SUMS = re.compile(rb'\{"run_id":"(?P<run>[A-Za-z0-9_-]+)","cohort":(?P<cohort>"(?:[^"\\\n]|\\.)*"),.*\}')
 """A whole line of ``runs.jsonl``; one that a kill has torn does not match, and its run is folded again."""
+_RUN = re.compile(rb'\{"run_id":"(?P<run>[A-Za-z0-9_-]+)"')
+JOURNAL_FAULTS = (OSError, EOFError, zlib.error)
+"""What reading a journal may raise; the last two where it was packed and is damaged."""
 
 
 # Journals
@@ -56,7 +61,7 @@ def open_journal(path: Path) -> IO[bytes]:
     """A journal's bytes, packed or not.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read. For what reading on may raise see `JOURNAL_FAULTS`.
     """
     return cast("IO[bytes]", gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb"))
 
@@ -78,12 +83,55 @@ def journal_events(stream: IO[bytes]) -> Iterator[Event | None]:
             yield event
 
 
+@dataclass(slots=True)
+class OddLines:
+    """Lines of a file that are none of what it should hold.
+
+    Attributes:
+        numbers: of whole lines, from 1.
+        torn: the number of a last line that has no end; ``None`` without.
+        fault: why the rest cannot be read; ``None`` when all of it was.
+    """
+
+    numbers: list[int] = field(default_factory=list)
+    torn: int | None = None
+    fault: str | None = None
+
+
+def odd_journal_lines(path: Path) -> OddLines:
+    """The lines of a journal that are no events."""
+    found = OddLines()
+    try:
+        with open_journal(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                try:
+                    event_from_json(orjson.loads(line))
+                except (orjson.JSONDecodeError, OddEventError):
+                    if line.endswith(b"\n"):
+                        found.numbers.append(number)
+                    else:
+                        found.torn = number
+    except JOURNAL_FAULTS as error:
+        found.fault = getattr(error, "strerror", None) or str(error)
+    return found
+
+
+def odd_account_lines(paths: Paths) -> OddLines:
+    """The lines of ``runs.jsonl`` that are no sums, where nothing else tells of their run."""
+    found, known = OddLines(), kept_runs(paths) | journals(paths).keys()
+    for number, line in enumerate(_bytes(paths.ledger_path).splitlines(), start=1):
+        begin = _RUN.match(line)
+        if line and not _SUMS.fullmatch(line) and (begin is None or begin["run"].decode() not in known):
+            found.numbers.append(number)
+    return found
+
+
 def cohort_of(path: Path) -> str:
     """The cohort that a journal's first line names; ``""`` when it names none."""
     try:
         with open_journal(path) as stream:
             first = event_from_json(orjson.loads(stream.readline()))
-    except (OSError, EOFError, orjson.JSONDecodeError, OddEventError):
+    except (*JOURNAL_FAULTS, orjson.JSONDecodeError, OddEventError):
         return ""
     return first.cohort if isinstance(first, RunStarted | WorkerStarted | ReparseStarted) else ""
 
@@ -91,7 +139,7 @@ def cohort_of(path: Path) -> str:
 def fold_journal(run_id: str, path: Path) -> RunAccount:
     """The account of a journal, as far as it can be read."""
     fold = Fold(run_id)
-    with contextlib.suppress(OSError, EOFError), open_journal(path) as stream:
+    with contextlib.suppress(*JOURNAL_FAULTS), open_journal(path) as stream:
         for event in journal_events(stream):
             if event is None:
                 fold.odd()

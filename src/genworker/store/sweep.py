@@ -65,7 +65,7 @@ class Sweep:
     answers: list[tuple[Answer, bool]] = field(default_factory=list)
     errors: list[StoreError] = field(default_factory=list)
     dead: dict[str, FileLock] = field(default_factory=dict)
-    odd: dict[str, dict[int, list[bytes]]] = field(default_factory=dict)
+    odd: dict[str, dict[int, dict[int, bytes]]] = field(default_factory=dict)
     odd_places: list[Path] = field(default_factory=list)
     mode: int = 0o700
 
