@@ -134,6 +134,10 @@ class CrewError(GenworkerError):
     exit_code = ExitCode.FAILURES
 
 
+class ServeError(GenworkerError):
+    """No server of an endpoint's `serve` could be brought to answer."""
+
+
 class LockedError(GenworkerError):
     """Another worker holds the cohort."""
 
