@@ -23,7 +23,7 @@ endif
 # `make -j4 run report` reports of a run that has ended: one goal after the other, in the order of the command line.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-judge test check fix lint types imports crashtest faults view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference example docs docs-serve
+.PHONY: help setup demo demo-judge test check fix lint types imports crashtest cluster-test faults view-test bench simulate run plan status report retry verify build lock dist clean clean-data reference example docs docs-serve
 
 help: ## List the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -89,6 +89,13 @@ faults: $(READY) ## Plant small faults in the rules and count those that the tes
 view-test: $(READY) ## The live view in a real Chromium (install Debian's package `chromium` first)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/browser.txt
 	$(BIN)/python -m pytest tests/browser $(ARGS)
+
+cluster-test: $(READY) ## Install Ray into an environment of its own and test workers over it
+	$(PYTHON) -m venv build/ray
+	build/ray/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/lock.txt
+	build/ray/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	build/ray/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/ray.txt
+	build/ray/bin/python -m pytest tests/cluster $(ARGS)
 
 bench: $(READY) ## The short set of benchmarks; prints tables (docs/performance.md)
 	$(BIN)/python -m bench

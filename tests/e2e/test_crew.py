@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from genworker.cluster.crew import Crew
+from genworker.cluster.crew import Call, Crew
 from genworker.cluster.processes import LocalEngine, LocalProcess
 from genworker.errors import UsageError
-from genworker.project.open import Project as OpenProject
 from genworker.project.open import open_project
 from genworker.run.engine import RunOptions, run_cohort
 from support.llm_server import LLMServer, Options
@@ -146,9 +145,9 @@ def test_a_cap_is_kept_to_the_call_when_a_worker_is_killed(tmp_path: Path) -> No
 class _Without(LocalEngine):
     """Workers that start in an environment without a key."""
 
-    async def start(self, slot: int, socket: Path, project: OpenProject, log: Path) -> LocalProcess:
+    async def start(self, call: Call) -> LocalProcess:
         os.environ.pop("A_KEY", None)
-        return await super().start(slot, socket, project, log)
+        return await super().start(call)
 
 
 def test_a_worker_without_a_key_ends_the_run_before_a_call_and_says_why(
@@ -176,8 +175,8 @@ def test_rows_in_flight_of_a_stopped_worker_are_made_once_its_calls_must_have_en
     class Stopping(LocalEngine):
         pids: ClassVar[list[int]] = []
 
-        async def start(self, slot: int, socket: Path, project: OpenProject, log: Path) -> LocalProcess:
-            process = await super().start(slot, socket, project, log)
+        async def start(self, call: Call) -> LocalProcess:
+            process = await super().start(call)
             self.pids.append(process._process.pid)
             return process
 

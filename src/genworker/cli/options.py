@@ -91,6 +91,8 @@ class EngineName(StrEnum):
 
     LOCAL = "local"
     """Processes of this host."""
+    RAY = "ray"
+    """Processes on the hosts of a Ray cluster."""
 
 
 EngineOption = Annotated[
@@ -102,12 +104,24 @@ WorkersOption = Annotated[
 ]
 
 
-def make_crew(engine: EngineName | None, workers: int | None) -> Maker | None:
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="With --engine ray: the cluster, such as auto [default: a Ray of our own].",
+    ),
+]
+
+
+def make_crew(engine: EngineName | None, workers: int | None, address: str | None = None) -> Maker | None:
     """What makes a run's rows; ``None``: the run's own process.
 
     Raises:
-        UsageError: one of the two options without the other.
+        UsageError: one of the options without the other.
     """
+    if address is not None and engine is not EngineName.RAY:
+        raise UsageError([Fault("--address says where a Ray cluster is", fix="add --engine ray")])
     if engine is None and workers is None:
         return None
     if engine is None or workers is None:
@@ -115,8 +129,9 @@ def make_crew(engine: EngineName | None, workers: int | None) -> Maker | None:
         raise UsageError([Fault(f"{given} says nothing without its other half", fix=f"add {missing}")])
     from genworker.cluster.crew import Crew
     from genworker.cluster.processes import LocalEngine
+    from genworker.cluster.ray import RayEngine
 
-    return Crew(LocalEngine(), workers)
+    return Crew(LocalEngine() if engine is EngineName.LOCAL else RayEngine(address), workers)
 
 
 def _usd(text: str) -> Decimal:

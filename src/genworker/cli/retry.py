@@ -16,6 +16,7 @@ from genworker.cli.app import (
     say,
 )
 from genworker.cli.options import (
+    AddressOption,
     EngineOption,
     IfLockedOption,
     MaxCallsOption,
@@ -83,6 +84,7 @@ def retry(
     if_locked: IfLockedOption = IfLocked.LEAVE,
     engine: EngineOption = None,
     workers: WorkersOption = None,
+    address: AddressOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     json_: JsonOption = False,
     plain: PlainOption = False,
@@ -102,7 +104,7 @@ def retry(
     if not (unparseable or truncated or failed or blocked or only):
         fix = "give --failed, --unparseable, --truncated, --blocked or --only GEN_ID"
         raise UsageError([Fault("nothing is chosen", fix=fix)])
-    maker = make_crew(engine, workers)
+    maker = make_crew(engine, workers, address)
     project = open_project(config, data_root)
     membership = open_membership(project, cohort, strict=True)
     kinds = set(FailureKind) if failed else set()

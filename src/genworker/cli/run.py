@@ -20,6 +20,7 @@ from genworker.cli.app import (
     use_live_display,
 )
 from genworker.cli.options import (
+    AddressOption,
     BatchOption,
     EngineOption,
     IfLockedOption,
@@ -76,6 +77,7 @@ def run(
     if_locked: IfLockedOption = IfLocked.LEAVE,
     engine: EngineOption = None,
     workers: WorkersOption = None,
+    address: AddressOption = None,
     shard: ShardOption = None,
     limit_share: LimitShareOption = None,
     batch: BatchOption = None,
@@ -100,7 +102,7 @@ def run(
     from genworker.project.open import open_project
     from genworker.run.engine import RunOptions
 
-    maker = make_crew(engine, workers)
+    maker = make_crew(engine, workers, address)
     part = static_shard(shard, limit_share)
     if maker is not None and part is not None:
         fix = "leave one of them out"

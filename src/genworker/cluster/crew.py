@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
+import secrets
 import shutil
 import tempfile
 from collections import Counter
@@ -20,6 +22,8 @@ from genworker import __version__
 from genworker.cluster.shards import Shards
 from genworker.cluster.wire import (
     COUNTERS,
+    FIRST_BYTES,
+    MOST_BYTES,
     Parts,
     pack,
     part_from_json,
@@ -34,7 +38,7 @@ from genworker.core.events import WorkerLost, event_from_json
 from genworker.core.money import Money, Part, add_run
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.stages import Stage
-from genworker.errors import CrewError, Fault, UsageError
+from genworker.errors import CrewError, Fault, GenworkerError, UsageError
 from genworker.project.digest import project_digest
 from genworker.project.open import Project
 from genworker.run.ending import Ending, Rows
@@ -70,16 +74,54 @@ class Process(Protocol):
         """End it and its children at once."""
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a worker's process is started with.
+
+    Attributes:
+        address: of the driver: ``unix:PATH`` or ``tcp:HOST:PORT``.
+        token: proves that it is this crew's; it goes through the environment of the process.
+        log: what the process prints.
+    """
+
+    slot: int
+    address: str
+    token: str
+    project: Project
+    log: Path
+
+    def arguments(self) -> list[str]:
+        """What stands behind the interpreter in the command."""
+        arguments = ["-m", "genworker.cluster.worker", self.address, str(self.slot)]
+        if self.project.loaded.config is not None:
+            arguments += ["--config", str(self.project.loaded.config)]
+        return [*arguments, "--data-root", str(self.project.paths.data_root)]
+
+
 class Engine(Protocol):
     """Places processes."""
 
-    async def start(self, slot: int, socket: Path, project: Project, log: Path) -> Process:
+    async def open(self) -> str | None:
+        """Make ready to start workers.
+
+        Returns:
+            The address of this host that the workers reach; ``None`` when all of them are on it.
+
+        Raises:
+            CrewError: it cannot be used.
+        """
+        ...
+
+    async def start(self, call: Call) -> Process:
         """Start a worker.
 
         Raises:
             CrewError: it cannot be started.
         """
         ...
+
+    async def close(self) -> None:
+        """Give back what `open` took. The processes have ended."""
 
 
 @dataclass(slots=True)
@@ -127,6 +169,9 @@ class Crew:
         self._fault: Exception | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._stop = ""
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        self._token = secrets.token_hex(32)
+        self._address = ""
         self._losses: Counter[int] = Counter()  # by slot: processes in a row that brought no answer
         self._coordinator: Coordinator | None = None
 
@@ -142,9 +187,6 @@ class Crew:
             raise UsageError([Fault(fault, fix="leave --workers and --engine out, or add --no-batch")])
         station.tender.release()
         self._station, self._order = station, order
-        if any(spec.batch is not None for spec in order.specs):
-            fix = "run it without --engine, or without batches"
-            raise UsageError([Fault("rows of this run go into batches, which a crew cannot make", fix=fix)])
         self._shards = Shards(station.work, order, self._size)
         self._clock = asyncio.get_running_loop().time
         settings = station.project.loaded.settings
@@ -257,14 +299,19 @@ class Crew:
         return Totals(places, lanes, endpoints, order.budget.caps, order.budget.spent)
 
     async def _run(self) -> None:
-        # In a directory of our own: nobody else can speak to the socket, and its path is short.
+        # In a directory of our own: nobody else can reach the socket, and its path is short.
         directory = Path(tempfile.mkdtemp(prefix="genworker-"))
         try:
-            self._socket = directory / "driver"
-            server = await asyncio.start_unix_server(self._serve, self._socket)
+            host = await self._engine.open()
+            if host is None:
+                self._address = f"unix:{directory / 'driver'}"
+                server = await asyncio.start_unix_server(self._serve, directory / "driver")
+            else:
+                server = await asyncio.start_server(self._serve, host)
+                self._address = f"tcp:{host}:{server.sockets[0].getsockname()[1]}"
             async with server:
                 for slot in range(min(self._size, len(self._shards))):
-                    await self._start(slot)
+                    self._begin(slot)
                 await self._look_after()
         finally:
             for member in self._members:
@@ -272,6 +319,7 @@ class Crew:
                     member.process.kill()
             if self._deadline is not None:
                 self._deadline.cancel()
+            await self._engine.close()
             shutil.rmtree(directory, ignore_errors=True)
             self._remove_empty_logs()
         if self._fault is not None:
@@ -285,11 +333,24 @@ class Crew:
                 if not log.stat().st_size:
                     log.unlink()
 
+    def _begin(self, slot: int) -> None:
+        """Have a worker started; it may take a while until there is a place for it."""
+        self._starting[slot] = asyncio.get_running_loop().create_task(self._start(slot))
+
+    def _note_started(self) -> None:
+        for slot, task in list(self._starting.items()):
+            if task.done():
+                del self._starting[slot]
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    if not isinstance(error, GenworkerError):
+                        raise error
+                    self._end_with(error)
+
     async def _start(self, slot: int) -> None:
         station = self._station
         log = station.project.paths.worker_log_path(station.run_id, slot)
-        process = await self._engine.start(slot, self._socket, station.project, log)
-        self._members.append(Member(process))
+        call = Call(slot, self._address, self._token, station.project, log)
+        self._members.append(Member(await self._engine.start(call)))
 
     async def _look_after(self) -> None:
         """Until the last worker has ended: note deaths, start others in their place."""
@@ -301,8 +362,12 @@ class Crew:
                     await self._bury(member, code)
             coordinator, now = self._coordinator, self._clock()
             coordinator.tick(now)
-            if all(member.is_gone for member in self._members):
+            self._note_started()
+            if all(member.is_gone for member in self._members) and not self._starting:
                 return
+            if self._stop or coordinator.is_over or coordinator.capped is not None:
+                for task in self._starting.values():
+                    task.cancel()
             if coordinator.is_over or coordinator.capped is not None or self._stop:
                 over_s = now if over_s is None else over_s
                 for member in self._members:
@@ -322,17 +387,16 @@ class Crew:
         """A process has ended: take in what it left, settle its money, start another where there is work."""
         coordinator, station = self._coordinator, self._station
         assert coordinator is not None
-        member.is_gone = True
-        member.in_flight = 0
-        paths = station.project.paths
         if member.run_id is not None:
-            lock = FileLock(paths.run_lock_path(member.run_id))
-            while not lock.acquire():  # noqa: ASYNC110 (nobody tells when the kernel has let go)
-                await asyncio.sleep(LOOK_S)
+            lock = FileLock(station.project.paths.run_lock_path(member.run_id))
+            if not lock.acquire():
+                return  # its keeper is gone, and it lives; or the kernel has not let go yet: next time
             lock.release(remove=member.has_left)
             if not member.has_left:
                 await salvage(station.project, station.store, station.journal, station.progress)
             self._settle(member)
+        member.is_gone = True
+        member.in_flight = 0
         if member.has_left:
             return
         why = member.process.last_words() or (f"signal {-code}" if code < 0 else f"exit code {code}")
@@ -344,8 +408,8 @@ class Crew:
         if self._stop or coordinator.is_over or coordinator.capped is not None:
             return
         if self._losses[slot] < MOST_LOSSES:
-            await self._start(slot)
-        elif all(other.is_gone for other in self._members):
+            self._begin(slot)
+        elif all(other.is_gone for other in self._members) and not self._starting:
             self._end_with(
                 CrewError(f"the workers end one after the other without an answer; the last one: {why}")
             )
@@ -371,9 +435,12 @@ class Crew:
     # Messages
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_known = False
         with contextlib.closing(writer):
-            while (message := await receive(reader)) is not None:
-                answer = self._answer(message)
+            while (message := await receive(reader, MOST_BYTES if is_known else FIRST_BYTES)) is not None:
+                if not is_known:
+                    is_known = hmac.compare_digest(str(message.get("token")), self._token)
+                answer = self._answer(message) if is_known else None
                 if answer is None:
                     return
                 writer.write(pack(answer))

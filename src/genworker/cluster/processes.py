@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from genworker.cluster.crew import Call
+from genworker.cluster.worker import TOKEN_VARIABLE
 from genworker.core.visible import visible
 from genworker.errors import CrewError
-from genworker.project.open import Project
 
 LAST_BYTES = 4000
 
@@ -47,28 +48,38 @@ class LocalProcess:
 class LocalEngine:
     """Starts workers with the interpreter, the environment and the directory of the driver."""
 
-    async def start(self, slot: int, socket: Path, project: Project, log: Path) -> LocalProcess:
+    async def open(self) -> str | None:
         """See `genworker.cluster.crew.Engine`."""
-        return await asyncio.to_thread(self._start, slot, socket, project, log)
+        return None
 
-    def _start(self, slot: int, socket: Path, project: Project, log: Path) -> LocalProcess:
-        arguments = [sys.executable, "-m", "genworker.cluster.worker", str(socket), str(slot)]
-        if project.loaded.config is not None:
-            arguments += ["--config", str(project.loaded.config)]
-        arguments += ["--data-root", str(project.paths.data_root)]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    async def start(self, call: Call) -> LocalProcess:
+        """See `genworker.cluster.crew.Engine`."""
+        return await asyncio.to_thread(start_process, call.slot, call.arguments(), call.token, call.log)
+
+    async def close(self) -> None:
+        """See `genworker.cluster.crew.Engine`."""
+
+
+def start_process(slot: int, arguments: list[str], token: str, log: Path) -> LocalProcess:
+    """Start a worker on this host.
+
+    Raises:
+        CrewError: it cannot be started.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        fd = os.open(log, flags, 0o600)
         try:
-            fd = os.open(log, flags, 0o600)
-            try:
-                process = subprocess.Popen(
-                    arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=fd,
-                    stderr=fd,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise CrewError(f"a worker cannot be started: {error}") from error
-        return LocalProcess(slot, process, log)
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=fd,
+                env={**os.environ, TOKEN_VARIABLE: token},
+                start_new_session=True,
+            )
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise CrewError(f"a worker cannot be started: {error}") from error
+    return LocalProcess(slot, process, log)

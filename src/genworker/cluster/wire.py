@@ -23,6 +23,8 @@ from genworker.core.progress import StageProgress
 from genworker.core.stages import Stage
 
 MOST_BYTES = 256 * 1024 * 1024
+FIRST_BYTES = 1024 * 1024
+"""Of a message from somebody who has not proven yet that he belongs to us."""
 COUNTERS = ("calls", "answers", "copies", "retries", "input_tokens", "output_tokens")
 """Numbers of `genworker.core.progress.Progress` that add up over workers."""
 
@@ -33,11 +35,11 @@ def pack(message: Mapping[str, Any]) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-async def receive(reader: asyncio.StreamReader) -> dict[str, Any] | None:
-    """The next message; ``None`` when the other side has gone."""
+async def receive(reader: asyncio.StreamReader, most_bytes: int = MOST_BYTES) -> dict[str, Any] | None:
+    """The next message; ``None`` when the other side has gone, or says what cannot be read."""
     try:
         size = int.from_bytes(await reader.readexactly(4), "big")
-        if size > MOST_BYTES:
+        if size > most_bytes:
             return None
         message = orjson.loads(await reader.readexactly(size))
     except (asyncio.IncompleteReadError, ConnectionError, orjson.JSONDecodeError):

@@ -58,6 +58,8 @@ from genworker.run.planning import Order
 from genworker.run.runner import Runner
 from genworker.run.station import Station
 
+TOKEN_VARIABLE = "CREW_TOKEN"
+"""Says to the driver whose worker this is. It opens nothing but this run's conversation."""
 SYNC_S = 0.25
 """A question goes out so often, and at once when there is nothing left to begin."""
 LOOK_S = 0.02
@@ -335,6 +337,14 @@ async def _converse(
             await asyncio.wait({running}, timeout=LOOK_S)
 
 
+async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    way, _, where = address.partition(":")
+    if way == "unix":
+        return await asyncio.open_unix_connection(where)
+    host, _, port = where.rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
 def _missing_keys(project: Project) -> dict[str, list[str]]:
     """Endpoints whose key cannot be had here, with what is to be done about it."""
     missing = {}
@@ -348,7 +358,7 @@ def _missing_keys(project: Project) -> dict[str, list[str]]:
 
 async def _work(options: argparse.Namespace, project: Project) -> int:
     try:
-        reader, writer = await asyncio.open_unix_connection(options.socket)
+        reader, writer = await _connect(options.address)
     except OSError:
         return int(ExitCode.FAILURES)  # the driver has gone
     run_id = new_run_id()
@@ -360,7 +370,7 @@ async def _work(options: argparse.Namespace, project: Project) -> int:
         "missing_keys": _missing_keys(project),
     }
     with contextlib.closing(writer):
-        writer.write(pack({"hello": hello}))
+        writer.write(pack({"token": options.token, "hello": hello}))
         welcome = await receive(reader)
         if welcome is None:
             return int(ExitCode.FAILURES)
@@ -399,11 +409,12 @@ async def _work(options: argparse.Namespace, project: Project) -> int:
 def main() -> int:
     """Work until the driver says that it is over. Returns the process's exit code."""
     parser = argparse.ArgumentParser(prog="genworker.cluster.worker", description=__doc__)
-    parser.add_argument("socket", help="the driver's Unix socket")
+    parser.add_argument("address", help="the driver's: unix:PATH or tcp:HOST:PORT")
     parser.add_argument("slot", type=int)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--data-root", type=Path)
     options = parser.parse_args()
+    options.token = os.environ.pop(TOKEN_VARIABLE, "")
     # A signal from the terminal is the driver's to hear; it tells the workers.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

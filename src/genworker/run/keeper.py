@@ -1,6 +1,6 @@
-"""Runs a command for as long as its standard input stays open: when the parent dies, however it dies, so does it.
+"""Runs a command for as long as its standard input stays open: when the parent dies, however, so does it.
 
-Started as a file, with no more of Python than this needs. The command has a session of its own, so that whatever
+Started as a file, with no more of Python than this needs. The command has a session of its own, so that what
 it starts is found by its group. Its end is this process's end, with its exit code.
 """
 
@@ -18,7 +18,11 @@ LOOK_S = 0.1
 
 def keep(command: list[str]) -> int:
     """Run the command; returns its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
+        return 127
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)  # wakes `select`; the parent says the rest by closing the pipe
     while process.poll() is None:

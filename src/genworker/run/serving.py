@@ -1,4 +1,4 @@
-"""Model servers that a run starts for itself: a free port, ready when it answers, started again when it dies."""
+"""Model servers that a run starts for itself: a free port, ready when it answers, started anew when dead."""
 
 from __future__ import annotations
 
