@@ -21,3 +21,8 @@ mv requirements/browser.new requirements/browser.txt
   compile requirements/docs.in
 } > requirements/docs.new
 mv requirements/docs.new requirements/docs.txt
+{
+  echo "# Made by requirements/lock.sh (make lock): Ray, for make cluster-test, in an environment of its own."
+  compile --constraint requirements/lock.txt requirements/ray.in
+} > requirements/ray.new
+mv requirements/ray.new requirements/ray.txt

@@ -100,6 +100,8 @@ class RayEngine:
         # Before the import: Ray reads them once. It tells its makers nothing, and ships no directory.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+        if self._address is not None and _has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does where there is one
         try:
             import ray
         except ImportError:
@@ -143,6 +145,13 @@ class RayEngine:
         import ray
 
         await asyncio.to_thread(ray.shutdown)
+
+
+def _has_token() -> bool:
+    """Whether Ray's token can be had here: then the cluster asks for it."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    return (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def _check_address(address: str | None) -> None:
