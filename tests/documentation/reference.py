@@ -25,6 +25,7 @@ from genworker.project import settings as settings_module
 from genworker.project.endpoints import KINDS, EndpointSettings
 from genworker.project.sections import PriceSettings, SamplingSettings, StageSettings
 from genworker.project.settings import CapSettings, ModelSettings, RetrySettings, Settings
+from support.wire_examples import FORMS, spellings
 
 from .blocks import DOCS
 
@@ -330,7 +331,32 @@ def unexplained() -> list[str]:
     )
 
 
-PAGES = {"reference/commands.md": commands_page, "reference/configuration.md": configuration_page}
+# What becomes of answers
+
+OUTCOMES = DOCS / "outcomes.md"
+BEGIN, END = "<!-- made by `make reference`: begin -->", "<!-- made by `make reference`: end -->"
+
+
+def answers_table() -> str:
+    """A row for each kind of answer, read by the code that reads those of endpoints."""
+    lines = ["| what comes | such as | what becomes of it |", "|---|---|---|"]
+    for form in FORMS:
+        (reading,) = form.readings()
+        lines.append(f"| {_cell(form.what)} | {_cell(spellings(form))} | {reading} |")
+    return "\n".join(lines)
+
+
+def outcomes_page() -> str:
+    """The page on outcomes, with the table of answers as it is now."""
+    head, _, rest = OUTCOMES.read_text(encoding="utf-8").partition(BEGIN)
+    return f"{head}{BEGIN}\n{answers_table()}\n{END}{rest.partition(END)[2]}"
+
+
+PAGES = {
+    "reference/commands.md": commands_page,
+    "reference/configuration.md": configuration_page,
+    "outcomes.md": outcomes_page,
+}
 """Page below ``docs`` → what writes it."""
 
 

@@ -38,30 +38,38 @@ _WHOLE = frozenset(
         "stop_string",
         "stop_token",
         "stopped",
+        "s",
         "success",
     }
 )
 _NOTHING_SAID = frozenset({"", "null", "none", "nil", "undefined", "unspecified"})
-_CUT = frozenset({"error_limit", "max", "max_context", "max_len", "max_length", "not_finished", "time_limit"})
-_NO_ANSWER = frozenset({"pause", "pause_turn", "paused"})
+_CUT = frozenset({"error_limit", "not_finished", "time_limit"})
+_NO_ANSWER = frozenset({"compaction", "in_progress", "pending", "queued", "requires_action"})
 
 # What a word is made of, looked at in this order: ``error_toxic`` is a filter's, not a breakdown.
 _FILTERED_PARTS = frozenset(
     (
-        "armor blocked blocklist censored censorship filter filtered flagged guardrail guardrails harm "
-        "harmful inappropriate language moderated moderation policy profanity prohibited recitation refusal "
-        "refused safety sensitive spii toxic violation"
+        "armor block blocked blocklist censored censorship copyright filter filtered flagged guardrail "
+        "guardrails harm harmful inappropriate jailbreak language moderated moderation policy profanity "
+        "prohibited recitation refusal refused safety sensitive spii toxic unsafe violation"
     ).split()
 )
 _BROKEN_PARTS = frozenset(
     (
-        "abort aborted cancel canceled cancelled crash crashed disconnect disconnected error errored "
-        "exception fail failed failure insufficient interrupted load malformed network overload overloaded "
-        "rate timedout timeout unavailable unexpected unload"
+        "abort aborted cancel canceled cancelled crash crashed disconnect disconnected error errored evicted "
+        "exception fail failed failure insufficient interrupted killed load lost malformed network overload "
+        "overloaded preempted rate timedout timeout unavailable unexpected unload unloaded user"
     ).split()
 )
-_CUT_PARTS = frozenset("incomplete length limit token tokens truncated truncation window".split())
+_CUT_PARTS = frozenset(
+    (
+        "context incomplete length limit max maximum overflow partial repetition token tokens truncated "
+        "truncation window"
+    ).split()
+)
 _TOOL_PARTS = frozenset({"function", "tool", "tools"})
+_PAUSE_PARTS = frozenset({"pause", "paused"})
+_WHOLE_PARTS = frozenset("complete completed end eos eot stop".split())
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _PREFIX = re.compile(r"^(?:finish_?reason|stop_?reason|alternative|reason)_(?=.)")
@@ -88,11 +96,15 @@ def finish_of(word: str | None) -> FinishReason:
     if plain in _NO_ANSWER:
         return FinishReason.NO_ANSWER
     parts = set(plain.split("_"))
+    if "malformed" in parts:  # also behind a filter's name: ``function_call_filter: MALFORMED_FUNCTION_CALL``
+        return FinishReason.BROKEN_OFF
     for known, reason in (
         (_FILTERED_PARTS, FinishReason.CONTENT_FILTER),
         (_BROKEN_PARTS, FinishReason.BROKEN_OFF),
         (_CUT_PARTS, FinishReason.LENGTH),
         (_TOOL_PARTS, FinishReason.TOOLS),
+        (_PAUSE_PARTS, FinishReason.NO_ANSWER),
+        (_WHOLE_PARTS, FinishReason.STOP),
     ):
         if parts & known:
             return reason

@@ -7,14 +7,12 @@ sentences are looked for as well, since without them every row would be bought a
 
 from __future__ import annotations
 
-import html
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from genworker.core.finish_words import normal_word
+from genworker.core.complaints import MAX_MESSAGE_CHARS, Complaint, complaint_of
 from genworker.core.hints import quotas, retry_after_s
 from genworker.core.visible import visible
 from genworker.errors import (
@@ -25,17 +23,12 @@ from genworker.errors import (
     Scope,
 )
 
-MAX_MESSAGE_CHARS = 500
-MAX_DEPTH = 8
-"""How deep an error's body is looked into: a router's wraps its upstream's, as a text within an object."""
-MAX_PARTS = 8
-"""Reasons of one body that are shown: a list of faults may be long."""
-
 PASSING: Final = frozenset({408, 409, 419, 421, 423, 424, 425, 440, 444, 449, 460, 498, 499})
 """Statuses below 500 that pass: timeouts, locks, capacity, a connection that a proxy closed."""
 MAYBE_BILLED: Final = frozenset({408, 424, 444, 460, 499})
 """Of those, the ones with which a gateway says that its own upstream call was let go: that may be billed."""
 TOO_MANY: Final = frozenset({420, 429, 529})
+TOO_LARGE: Final = frozenset({413, 414, 431})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,177 +48,6 @@ class Asked:
     redact: Callable[[str], str] = field(default=lambda text: text)
 
 
-@dataclass(frozen=True, slots=True)
-class Complaint:
-    """What the body of a refusal says.
-
-    Attributes:
-        reason: in the endpoint's words, on one line; ``""`` when it says nothing.
-        codes: its codes and types, each in one spelling (`normal_word`).
-        status: an HTTP status that stands in the body; ``None`` for none.
-        parameter: the parameter that it speaks of; ``None`` for none.
-        moderated: whether it lists what in the input was flagged.
-    """
-
-    reason: str = ""
-    codes: frozenset[str] = frozenset()
-    status: int | None = None
-    parameter: str | None = None
-    moderated: bool = False
-
-
-# What a body says
-
-_REASON_KEYS = (
-    "message",
-    "Message",
-    "msg",
-    "error_message",
-    "errorMessage",
-    "error_msg",
-    "error_description",
-    "faultstring",
-    "detail",
-    "details",
-    "description",
-    "title",
-    "reason",
-    "reasons",
-    "text",
-)
-_NESTED_KEYS = (
-    "error",
-    "errors",
-    "Error",
-    "fault",
-    "metadata",
-    "raw",
-    "innererror",
-    "inner_error",
-    "cause",
-    "body",
-    "response",
-)
-_CODE_KEYS = (
-    "code",
-    "type",
-    "status",
-    "reason",
-    "error_code",
-    "errorCode",
-    "errorcode",
-    "error_type",
-    "__type",
-)
-_STATUS_KEYS = ("code", "status", "http_code", "status_code", "statusCode", "http_status", "httpStatus")
-_TITLE = re.compile(r"<title[^>]*>(.*?)</title\s*>", re.IGNORECASE | re.DOTALL)
-_NOT_TEXT = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL)
-
-
-def complaint_of(body: object) -> Complaint:
-    """What an error's body says, in any of the usual shapes: OpenAI's, Anthropic's, FastAPI's, Google's, …
-
-    Args:
-        body: parsed JSON, or a text.
-    """
-    if isinstance(body, str):
-        parsed = _parsed(body)
-        if parsed is None:
-            return Complaint(_plain(body))
-        body = parsed
-    found = [item for item in _mappings(body)]
-    codes = {
-        normal_word(value)
-        for item in found
-        for key in _CODE_KEYS
-        if isinstance(value := item.get(key), str) and len(value) <= 100
-    }
-    statuses = (status for item in found for key in _STATUS_KEYS if (status := _status(item.get(key))))
-    reasons = list(dict.fromkeys(reason for reason in _reasons(body) if reason))
-    # A sentence that another one holds says nothing more.
-    reasons = [one for one in reasons if not any(one != other and one in other for other in reasons)]
-    reason = "; ".join(reasons[:MAX_PARTS]) or json.dumps(body, ensure_ascii=False, default=str)[:200]
-    parameter = next((name for item in found if (name := _parameter(item))), None)
-    moderated = any("flagged_input" in item or "moderation" in item for item in found)
-    return Complaint(reason, frozenset(codes), next(statuses, None), parameter, moderated)
-
-
-def _parsed(text: str) -> object | None:
-    """A text that is a JSON object or array; ``None`` when it is not."""
-    if text.lstrip()[:1] not in ("{", "["):
-        return None
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return value
-
-
-def _plain(text: str) -> str:
-    """A page's title, or the beginning of a text."""
-    if text.lstrip().startswith("<"):
-        title = _TITLE.search(text[:20_000])
-        text = html.unescape(title[1] if title and title[1].strip() else _NOT_TEXT.sub(" ", text[:20_000]))
-    return " ".join(text[: 4 * MAX_MESSAGE_CHARS].split())
-
-
-def _mappings(value: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The objects of a body that speak of the error, the outermost last of those that nest."""
-    if depth > MAX_DEPTH:
-        return
-    if isinstance(value, str):
-        value = _parsed(value)
-    if isinstance(value, list):
-        for item in value[:MAX_PARTS]:
-            yield from _mappings(item, depth + 1)
-    elif isinstance(value, Mapping):
-        for key in (*_NESTED_KEYS, "message", "detail", "details"):
-            if isinstance(inner := value.get(key), Mapping | list | str):
-                yield from _mappings(inner, depth + 1)
-        yield value
-
-
-def _reasons(value: object, depth: int = 0) -> Iterator[str]:
-    if depth > MAX_DEPTH:
-        return
-    if isinstance(value, str):
-        inner = _parsed(value)
-        if inner is not None:
-            yield from _reasons(inner, depth + 1)
-        elif value.strip():
-            yield _plain(value)
-    elif isinstance(value, list):
-        for item in value[:MAX_PARTS]:
-            yield from _reasons(item, depth + 1)
-    elif isinstance(value, Mapping):
-        place = value.get("loc")
-        where = f"{'.'.join(map(str, place))}: " if isinstance(place, list) and place else ""
-        for key in _REASON_KEYS:
-            for reason in _reasons(value.get(key), depth + 1):
-                yield where + reason
-                where = ""
-        for key in _NESTED_KEYS:
-            yield from _reasons(value.get(key), depth + 1)
-
-
-def _status(value: object) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
-        value = int(value)
-    is_status = isinstance(value, int) and not isinstance(value, bool) and 400 <= value < 600
-    return value if is_status and isinstance(value, int) else None
-
-
-def _parameter(item: Mapping[str, Any]) -> str | None:
-    name = item.get("param") or item.get("parameter")
-    if isinstance(name, str) and name:
-        return name.split(".")[0]
-    place = item.get("loc")
-    if isinstance(place, list) and place:
-        names = [str(part) for part in place if part != "body"]
-        return names[0] if names else None
-    return None
-
-
 # What it means
 
 
@@ -239,17 +61,19 @@ def _any_of(*patterns: str) -> re.Pattern[str]:
 
 # Parts of codes, as `normal_word` spells them.
 _MONEY_PARTS = _words(
-    "arrearage arrears balance billing budget credit credits funds payment prepaid quota spend spending"
+    "arrearage arrears balance billing budget credit credits funds overdue payment prepaid quota spend "
+    "spending"
 )
 _RATE_PARTS = _words("minute minutely rate rpm second throttled throttling tpm tpd")
 _MODEL_PARTS = _words("deployment model models")
 _ABSENT_PARTS = _words(
-    "access available denied exist found invalid missing open supported unknown unsupported"
+    "access available blocked decommissioned denied deprecated disabled exist found invalid missing open "
+    "permission retired supported terms unavailable unknown unsupported"
 )
 _NO_MODEL_CODES = _words("invalid_model model_not_found unknown_model")
 _FILTER_PARTS = _words(
-    "blocked flagged guardrail guardrails harmful inspection moderated moderation policy prohibited safety "
-    "sensitive"
+    "blocked flagged guardrail guardrails harmful hooks inspection moderated moderation policy prohibited "
+    "safety sensitive unsafe"
 )
 _SIZE_CODES = _words(
     "context_length_exceeded context_window_exceeded exceed_context_size_error prompt_too_long "
@@ -259,42 +83,83 @@ _INPUT_PARAMETERS = _words("contents input input_tokens messages prompt")
 _AUTH_PARTS = _words(
     "auth authentication authorization credentials forbidden permission unauthenticated unauthorized"
 )
+_HOUSE_PARTS = _words("account organization organisation project team user workspace")
+_SHUT_PARTS = _words("banned closed deactivated disabled inactive restricted suspended terminated")
+_PASSING_PARTS = _words("busy overload overloaded timeout unavailable")
 
 # Sentences, where no code tells the same.
+_OF_MONEY = "billing|credit|monthly|spend|spending|usage"
 _MONEY_WORDS = _any_of(
     r"credit balance",
-    r"(?:insufficient|negative|not enough|out of|zero) (?:\w+ )?(?:balance|credits?|funds|quota)\b",
+    r"(?:insufficient|negative|not enough|out of|zero) (?:\w+ ){0,2}(?:balance|credits?|funds|quota)\b",
+    r"\b(?:no|any) (?:\w+ )?(?:credits|funds)\b",
     r"balance (?:is )?(?:too low|insufficient|not enough|exhausted|used up)",
     r"(?:credits?|funds|balance) (?:has |have |is |are )?(?:been )?(?:exhausted|depleted|used up)",
+    r"(?:consumed|exceed(?:ed|s)|exhausted|used) (?:\w+ ){0,5}(?:allocation|allowance|credits)\b",
     r"budget (?:has )?(?:been )?(?:exceeded|exhausted|used up)",
     r"(?:exceed(?:ed|s)?|crossed|over) (?:\w+ ){0,2}budget",
-    r"(?:spend|spending|billing|credit) (?:hard )?limit (?:has been |was |is )?(?:reached|exceeded)",
-    r"more credits",
-    r"can only afford",
-    r"payment required",
-    "\N{CJK UNIFIED IDEOGRAPH-4F59}\N{CJK UNIFIED IDEOGRAPH-989D}\N{CJK UNIFIED IDEOGRAPH-4E0D}"
-    "\N{CJK UNIFIED IDEOGRAPH-8DB3}",  # "the balance does not suffice"
+    rf"\b(?:key|{_OF_MONEY}) (?:hard )?limits? (?:has been |was |is )?(?:reached|exceeded)",
+    rf"(?:exceed(?:ed|ing)?|hit|reach(?:ed|ing)?) (?:\w+ ){{0,4}}(?:{_OF_MONEY}) (?:\w+ )?limits?",
+    r"/ ?month\b|per month\b",
+    r"more credits|can only afford|payment required|payment method|credit card|failure to pay|overdue",
+    # "the balance does not suffice", "in arrears", "top up"
+    r"\u4f59\u989d\u4e0d\u8db3|\u6b20\u8d39|\u5145\u503c",
+)
+_BILLING_WORDS = _any_of(r"check your plan and billing", r"current quota")
+"""Words for an empty purse that Google also uses for a limit of a minute: then it says when to come again."""
+_RATE_WORDS = _any_of(
+    r"\b[rt]p[ms]\b|rate[- ]limit|too many requests|throttl",
+    r"(?:per|/) ?(?:second|minute|min)\b",
+)
+_SHUT_WORDS = _any_of(
+    r"\b(?:account|organi[sz]ation|workspace)\b[^.]{0,60}"
+    r"\b(?:banned|deactivated|disabled|not active|restricted|suspended|terminated)\b",
+    r"\b(?:country|location|region|territory)\b[^.]{0,40}\bnot (?:supported|available|allowed)",
+    r"HTTP request (?:was sent )?to (?:an )?HTTPS",
+)
+_KEY = "api[ _-]?key|(?:access|api) token"
+_KEY_WORDS = _any_of(
+    rf"(?:invalid|incorrect|wrong|expired|missing|unknown) (?:\w+ )?(?:{_KEY})",
+    rf"(?:{_KEY})\b[^.]{{0,20}}\b(?:not valid|invalid|expired|missing|not found|revoked)",
+    r"authentication (?:error|failed)|unauthenticated|unauthori[sz]ed",
+)
+_FLAGGED_WORDS = _any_of(
+    r"violat\w+ (?:\w+ ){0,3}(?:guidelines?|polic(?:y|ies)|terms)",
+    r"guardrail|content exists risk|safety_check",
+    r"(?:prohibited|harmful|inappropriate|sensitive|unsafe) (?:content|information|words?)",
+    r"\u654f\u611f",  # "sensitive"
 )
 _MODERATION_WORDS = _any_of(
-    r"(?:input|prompt|content|request|text)\b[^.]{0,80}\b(?:flagged|moderat|blocked)",
+    r"(?:input|prompt|content|request|text|output)\b[^.]{0,80}\b(?:flagged|moderat|blocked)",
     r"(?:requires|needs) moderation",
     r"content (?:management )?polic|content filter|safety (?:system|filter|polic)",
-    r"(?:prohibited|harmful|inappropriate|sensitive) (?:content|information|words?)",
 )
 _ACCOUNT_WORDS = _any_of(r"\b(?:account|organi[sz]ation|api key|your key|your plan|country|region)\b")
 _SIZE_WORDS = _any_of(
-    r"context (?:length|window|size)",
-    r"maximum context",
-    r"(?:prompt|input|request|message)\b[^.]{0,40}\btoo (?:long|large)",
-    r"too many (?:input )?tokens",
+    r"context (?:length|limit|size|window)",
+    r"maximum context|maximum (?:input|model|prompt) length|maximum number of (?:input |prompt )?tokens",
+    r"(?:prompt|input|request|message)s?\b[^.]{0,40}\b(?:too (?:long|large)|longer than|exceeds?\b)",
+    r"too many (?:input )?tokens|reduce the length|input length|inputs?\W{1,3}tokens",
+    r"inputs?\b[^.]{0,30}\b(?:fewer|less) than [\d,]+ tokens",
 )
-_TOO_LARGE_WORDS = _any_of(r"request too large|request is too large")
+_TOO_LARGE_WORDS = _any_of(r"request (?:is )?too large")
 _LIMIT = _any_of(r"\blimit\W{0,3}(?:(?:is|of|tokens?)\W{1,3})?(\d[\d,_]{0,15})")
-_REQUESTED = _any_of(r"\brequest(?:ed|s)?\W{0,3}(?:(?:is|was|tokens?)\W{1,3})?(\d[\d,_]{0,15})")
+_REQUESTED = _any_of(
+    r"\brequest(?:ed|s)?\W{0,3}(?:(?:is|was|tokens?)\W{1,3})?(\d[\d,_]{0,15})",
+    r"(\d(?:[\d,_]{0,14}\d)?) (?:tokens )?(?:were |was )?requested",
+)
 _MODEL_WORDS = _any_of(r"\bmodels?\b|\bdeployments?\b|\bendpoints? found")
 _NO_MODEL_WORDS = _any_of(
-    r"(?:invalid|unknown|no such|unrecogni[sz]ed) model\b",
+    r"(?:invalid|no such|unavailable|unknown|unrecogni[sz]ed|unsupported) model\b",
     r"\bmodel\b.{0,80}\b(?:not found|(?:does|do|did)(?: not|n't) exist|not exist)",
+    r"\bmodel\b.{0,80}\b(?:decommissioned|retired|end of life)",
+    r"\bmodel (?:is |has been )?disabled|\bmodel (?:\w+ ){0,2}is (?:invalid|not valid)|not a valid model",
+    r"\bmodel\b.{0,60}\bnot supported by any|on-demand throughput|with the specified model",
+    r"(?:not|n't|no|without) (?:have )?access to (?:\w+ ){0,3}model",
+    r"not (?:allowed|authori[sz]ed|permitted) to (?:\w+ ){1,3}model|to use the model",
+)
+_PASSING_WORDS = _any_of(
+    r"\bmodel\b.{0,40}\b(?:crashed|loading|reloaded|unloaded)|temporarily (?:overloaded|unavailable)"
 )
 
 
@@ -329,6 +194,8 @@ def refusal_of(
     }
     message = f"{head}: {reason}" if reason else head
     hint = retry_after_s(plain, now_epoch_s)
+    if hint is None:
+        hint = said.retry_after_s
     return _judge(meant, said, message, hint, asked, details)
 
 
@@ -336,34 +203,33 @@ def _judge(
     status: int, said: Complaint, message: str, hint: float | None, asked: Asked, details: dict[str, Any]
 ) -> ProviderError:
     reject = RequestRejectedError
-    if _is_money(said):
+    if _is_money(said) or _is_shut(said):
         return reject(message, scope=Scope.ENDPOINT, is_sure=True, **details)
-    if status in (400, 403, 422, 451) and _is_moderation(said):
+    if _names_model_in_code(status, said):
+        return reject(message, scope=Scope.LANE, is_sure=True, **details)
+    if _is_moderation(status, said):
         return reject(message, about_input=True, **details)
-    is_large = status == 413 or _is_larger_than_the_limit(said)
+    is_large = status in TOO_LARGE or _is_larger_than_the_limit(said)
     if is_large and 400 <= status < 500:
         return reject(message, about_input=True, **details)
-    is_rate = any("rate_limit" in code or set(code.split("_")) & _RATE_PARTS for code in said.codes)
-    if status in TOO_MANY or (is_rate and status in (400, 403)):
+    if status in TOO_MANY or (status in (400, 403) and _is_rate(said)):
         return RateLimitedError(message, retry_after_s=hint, **details)
-    if _is_about_model(status, said, asked):
-        return reject(message, scope=Scope.LANE, is_sure=True, **details)
-    if status in (401, 402, 403, 407):
-        return reject(message, scope=Scope.ENDPOINT, **details)
-    if status in (404, 405, 410):
-        asked_at = f" (asked {asked.address})" if asked.address else ""
-        return reject(f"{message}{asked_at}", scope=Scope.ENDPOINT, **details)
-    if status in PASSING or status >= 500:
+    if status in PASSING or _is_passing(status, said):
         billed = status >= 500 or status in MAYBE_BILLED
         return ProviderUnavailableError(message, retry_after_s=hint, may_be_billed=billed, **details)
+    if _is_about_model(status, said, asked):
+        return reject(message, scope=Scope.LANE, is_sure=True, **details)
+    if status in (401, 402, 403, 407) or _is_key(said):
+        return reject(message, scope=Scope.ENDPOINT, **details)
+    if status in (404, 405, 410, 501):
+        asked_at = f" (asked {asked.address})" if asked.address else ""
+        return reject(f"{message}{asked_at}", scope=Scope.ENDPOINT, **details)
+    if status >= 500:
+        return ProviderUnavailableError(message, retry_after_s=hint, may_be_billed=True, **details)
     if 300 <= status < 400:
         message = f"HTTP {status}: the endpoint redirects to another address, which is not followed"
         return reject(message, scope=Scope.ENDPOINT, is_sure=True, **details)
-    about_input = (
-        bool(said.codes & _SIZE_CODES)
-        or said.parameter in _INPUT_PARAMETERS
-        or _SIZE_WORDS.search(said.reason) is not None
-    )
+    about_input = _is_size(said)
     mend = "" if about_input else _mend(said, asked.fields)
     return reject(f"{message}{mend}", about_input=about_input, **details)
 
@@ -372,12 +238,12 @@ def _meant_status(said: Complaint) -> int:
     """The status that an error in the body of a 200 stands for; 502, an outage, when it does not say."""
     if said.status is not None:
         return said.status
+    if _is_rate(said) or any("too_many" in code for code in said.codes):
+        return 429
+    if _is_key(said) or any(set(code.split("_")) & _AUTH_PARTS for code in said.codes):
+        return 401
     for code in said.codes:
         parts = set(code.split("_"))
-        if "rate_limit" in code or "too_many" in code or parts & _RATE_PARTS:
-            return 429
-        if parts & _AUTH_PARTS or "api_key" in code:
-            return 401
         if code in _SIZE_CODES or {"invalid", "request"} <= parts or {"bad", "request"} <= parts:
             return 400
     return 502
@@ -385,19 +251,38 @@ def _meant_status(said: Complaint) -> int:
 
 def _is_money(said: Complaint) -> bool:
     """Whether balance, budget or credit is used up: no waiting helps, and every row would be refused."""
-    for code in said.codes:
-        parts = set(code.split("_"))
-        if parts & _MONEY_PARTS and not parts & _RATE_PARTS:
-            return True
-    return _MONEY_WORDS.search(said.reason) is not None
+    if _MONEY_WORDS.search(said.reason):
+        return True
+    if (
+        said.retry_after_s is not None
+        or "resource_exhausted" in said.codes
+        or _RATE_WORDS.search(said.reason)
+    ):
+        return False
+    if _BILLING_WORDS.search(said.reason):
+        return True
+    parts = [set(code.split("_")) for code in said.codes]
+    return any(part & _MONEY_PARTS and not part & _RATE_PARTS for part in parts)
 
 
-def _is_moderation(said: Complaint) -> bool:
-    if said.moderated:
+def _is_shut(said: Complaint) -> bool:
+    """Whether an account is shut, or nobody is served there: the same for every row."""
+    if _SHUT_WORDS.search(said.reason) and not _MODEL_WORDS.search(said.reason):
+        return True
+    parts = [set(code.split("_")) for code in said.codes]
+    return any(part & _HOUSE_PARTS and part & _SHUT_PARTS for part in parts)
+
+
+def _is_moderation(status: int, said: Complaint) -> bool:
+    if status in (401, 402, 404, 407, 429):
+        return False
+    if said.moderated or status in (446, 451):
         return True
     for code in said.codes:
         if set(code.split("_")) & _FILTER_PARTS or "content_filter" in code:
             return True
+    if _FLAGGED_WORDS.search(said.reason):
+        return True
     return _MODERATION_WORDS.search(said.reason) is not None and not _ACCOUNT_WORDS.search(said.reason)
 
 
@@ -405,24 +290,50 @@ def _is_larger_than_the_limit(said: Complaint) -> bool:
     """Whether one request asks for more than the limit of a whole minute: no waiting lets it in."""
     limit, requested = _LIMIT.search(said.reason), _REQUESTED.search(said.reason)
     if limit and requested:
-        return _number(requested[1]) > _number(limit[1])
+        return _number(requested[1] or requested[2]) > _number(limit[1])
     return "request_too_large" in said.codes or _TOO_LARGE_WORDS.search(said.reason) is not None
+
+
+def _is_size(said: Complaint) -> bool:
+    """Whether a prompt is too long for the model."""
+    if said.codes & _SIZE_CODES or said.parameter in _INPUT_PARAMETERS:
+        return True
+    return _SIZE_WORDS.search(said.reason) is not None
+
+
+def _is_rate(said: Complaint) -> bool:
+    coded = any("rate_limit" in code or set(code.split("_")) & _RATE_PARTS for code in said.codes)
+    return coded or _RATE_WORDS.search(said.reason) is not None
+
+
+def _is_key(said: Complaint) -> bool:
+    """Whether the key is not taken: some say so under 400, or in the body of a 200."""
+    return any("api_key" in code for code in said.codes) or _KEY_WORDS.search(said.reason) is not None
+
+
+def _is_passing(status: int, said: Complaint) -> bool:
+    """Whether a status that is final by its number speaks of what passes: an overload, a model that loads."""
+    if status not in (400, 404, 422):
+        return False
+    coded = any(set(code.split("_")) & _PASSING_PARTS for code in said.codes)
+    return coded or _PASSING_WORDS.search(said.reason) is not None
 
 
 def _number(text: str) -> int:
     return int(re.sub(r"\D", "", text))
 
 
-def _is_about_model(status: int, said: Complaint, asked: Asked) -> bool:
+def _names_model_in_code(status: int, said: Complaint) -> bool:
     if said.codes & _NO_MODEL_CODES:
         return True
     if status >= 500:  # "model_not_available" under a 503 is a matter of capacity
         return False
-    for code in said.codes:
-        parts = set(code.split("_"))
-        if parts & _MODEL_PARTS and parts & _ABSENT_PARTS:
-            return True
-    if status not in (400, 403, 404, 410, 422):
+    parts = [set(code.split("_")) for code in said.codes]
+    return any(part & _MODEL_PARTS and part & _ABSENT_PARTS for part in parts)
+
+
+def _is_about_model(status: int, said: Complaint, asked: Asked) -> bool:
+    if status not in (400, 401, 403, 404, 410, 422):
         return False
     if said.parameter == "model" or _NO_MODEL_WORDS.search(said.reason):
         return True

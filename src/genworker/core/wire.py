@@ -12,6 +12,7 @@ Nothing here depends on an SDK or an HTTP library.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -19,10 +20,11 @@ from typing import Any, Final
 
 import orjson
 
+from genworker.core.complaints import Complaint, complaint_of, error_in, is_complaint
 from genworker.core.completion import Completion, FinishReason, Usage, clean_text
 from genworker.core.finish_words import finish_of, says_nothing
 from genworker.core.hints import quotas
-from genworker.core.refusals import Asked, Complaint, complaint_of, refusal_of, request_id_of
+from genworker.core.refusals import Asked, refusal_of, request_id_of
 from genworker.core.visible import visible
 from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
 
@@ -66,10 +68,12 @@ def read_answer(
     if not isinstance(record, dict):
         return malformed("the answer is not a JSON object", status, headers, body, asked)
     parts = _parts(record)
-    error = _error_in(record)
+    error = error_in(record)
     if error is not None and not parts.has_answer:
         return refusal_of(200, headers, error, now_epoch_s, asked)
     if not parts.is_there:
+        if is_complaint(record):
+            return refusal_of(200, headers, record, now_epoch_s, asked)
         return malformed(parts.what_lacks, status, headers, body, asked)
     completion = _completion(record, parts, headers, now_epoch_s, latency_s)
     error = parts.error if error is None else error
@@ -85,20 +89,27 @@ def parse_body(body: bytes) -> Any:
     """A body as JSON; ``None`` when it is none.
 
     A byte order mark, white space, and the comment lines that relays send to keep a connection open may
-    stand before it. Lone surrogates and bytes that are not UTF-8 are taken: models do produce them.
+    stand before it and behind it; it may be the only event of a stream. Lone surrogates and bytes that are
+    not UTF-8 are taken: models do produce them.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
     text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
-    while text.startswith((":", "event:")):
+    while text.startswith(_LINES_OF_STREAMS):
         text = text.partition("\n")[2].lstrip()
-    text = text.removeprefix("data:").lstrip().partition("\ndata: [DONE]")[0]
+    text = text.removeprefix("data:").lstrip()
     try:
-        return json.loads(text)
+        value, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return None
+    behind = text[end:].lstrip()
+    is_whole = not behind or behind.startswith((*_LINES_OF_STREAMS, "data: [DONE]", "data:[DONE]"))
+    return value if is_whole else None
+
+
+_LINES_OF_STREAMS = (":", "event:", "id:", "retry:")
 
 
 def _text_of_body(body: bytes | object) -> str:
@@ -116,16 +127,6 @@ def malformed(
     return MalformedAnswerError(
         what, body=asked.redact(text), status=status, request_id=request_id_of(headers)
     )
-
-
-def _error_in(record: Mapping[str, Any]) -> object | None:
-    """The error that a body with status 200 holds; ``None`` when it holds none."""
-    error = record.get("error")
-    if error:
-        return record
-    errors = record.get("errors")
-    is_error = record.get("object") == "error" or record.get("type") == "error" or bool(errors)
-    return record if is_error else None
 
 
 # The parts of an answer
@@ -166,32 +167,72 @@ def _parts(record: Mapping[str, Any]) -> _Parts:
     else:
         parts = _of_blocks(record)
     if parts.usage is None:
-        parts = replace(parts, usage=record.get("usage"))
+        parts = replace(parts, usage=_usage_of(record))
+    if record.get("input_sensitive") is True or record.get("output_sensitive") is True:  # MiniMax
+        parts = replace(parts, finish=FinishReason.CONTENT_FILTER)
     return parts
+
+
+def _usage_of(record: Mapping[str, Any]) -> object:
+    """The object that counts the tokens, where a gateway puts it."""
+    places = (record.get("usage"), record.get("usageMetadata"), _at(record, "x_groq", "usage"))
+    return next((place for place in places if isinstance(place, Mapping)), None)
 
 
 def _of_choice(choice: Mapping[str, Any]) -> _Parts:
     """A choice of Chat Completions."""
     message = next((item for key in ("message", "delta") if isinstance(item := choice.get(key), dict)), None)
-    word = _word(choice.get("finish_reason"))
-    if says_nothing(word):
-        word = _word(choice.get("native_finish_reason"))
     usage, error = choice.get("usage"), choice.get("error") or None
     text = reasoning = ""
     has_tools = is_refusal = False
     if message is not None:
         text, reasoning = _text_and_reasoning(message.get("content"))
-        reasoning = _reasoning(message) or reasoning
+        reasoning = _reasoning(message) or _reasoning(choice) or reasoning
         has_tools = bool(message.get("tool_calls") or message.get("function_call"))
-        refusal = message.get("refusal")
-        if not text and isinstance(refusal, str) and refusal:
+        error = error or message.get("error") or None
+        if not text and (refusal := _refusal(message)):
             text, is_refusal = refusal, True
     elif isinstance(choice.get("text"), str):
         text = choice["text"]
+    if not text.strip() and _is_filtered(choice.get("content_filter_results")):
+        is_refusal = True
     is_message = message is not None or isinstance(choice.get("text"), str)
+    word = _word_of_choice(choice)
     return _judged(
         is_message, "choices[0].message", text, reasoning, word, has_tools, is_refusal, usage, error
     )
+
+
+def _word_of_choice(choice: Mapping[str, Any]) -> str | None:
+    """Why a choice ended: the upstream's word where it says something worse than the gateway's own does."""
+    word = _word(choice.get("finish_reason"))
+    if finish_of(word) not in (FinishReason.STOP, FinishReason.OTHER):
+        return word
+    native = _word(choice.get("native_finish_reason"))
+    if finish_of(native) not in (FinishReason.STOP, FinishReason.OTHER, FinishReason.TOOLS):
+        return native
+    others = (
+        choice.get(key) for key in ("native_finish_reason", "finish_details", "stop_reason", "done_reason")
+    )
+    found = (
+        other for value in (choice.get("finish_reason"), *others) if not says_nothing(other := _word(value))
+    )
+    return next(found, None)
+
+
+def _refusal(message: Mapping[str, Any]) -> str:
+    """The sentence with which a model refuses, where it stands apart from the text."""
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    found = (item.get("refusal") for item in (message, *parts))
+    return next((refusal for refusal in found if isinstance(refusal, str) and refusal), "")
+
+
+def _is_filtered(results: object) -> bool:
+    """Whether one of Azure's filters has taken the text away."""
+    if not isinstance(results, Mapping):
+        return False
+    return any(isinstance(result, Mapping) and result.get("filtered") is True for result in results.values())
 
 
 def _of_blocks(record: Mapping[str, Any]) -> _Parts:
@@ -203,7 +244,7 @@ def _of_blocks(record: Mapping[str, Any]) -> _Parts:
     text, reasoning = _text_and_reasoning(content)
     blocks = content if isinstance(content, list) else []
     has_tools = any(isinstance(block, dict) and "tool" in str(block.get("type")) for block in blocks)
-    is_message = isinstance(content, list | str)
+    is_message = isinstance(content, list | str | dict)
     return _judged(is_message, "content", text, reasoning, word, has_tools, False, None, None)
 
 
@@ -239,6 +280,8 @@ def _judged(
 def _word(value: object) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("type") or value.get("reason")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     return visible(value, limit=80, one_line=True) if isinstance(value, str) else None
 
 
@@ -246,6 +289,8 @@ def _text_and_reasoning(content: object) -> tuple[str, str]:
     """The answer's text, and what the model thought, out of a string or a list of parts."""
     if isinstance(content, str):
         return content, ""
+    if isinstance(content, Mapping):
+        content = [content]
     text: list[str] = []
     thought: list[str] = []
     for part in content if isinstance(content, list) else ():
@@ -253,22 +298,38 @@ def _text_and_reasoning(content: object) -> tuple[str, str]:
             text.append(part)
         elif isinstance(part, Mapping):
             kind = str(part.get("type") or "text")
-            if "think" in kind or "reason" in kind:
+            if "think" in kind or "reason" in kind or part.get("thought") is True:
                 thought.append(_deep_text(part))
             elif "tool" not in kind and isinstance(part.get("text"), str):
                 text.append(part["text"])
     return "".join(text), "\n\n".join(piece for piece in thought if piece)
 
 
-_REASONING_KEYS = ("reasoning_content", "reasoning", "reasoning_text", "thinking", "thoughts", "thought")
-_REASONING_LISTS = ("reasoning_details", "thinking_blocks")
+_REASONING_KEYS = (
+    "reasoning_content",
+    "reasoning",
+    "reasoning_text",
+    "reasoningContent",
+    "thinking",
+    "thinking_content",
+    "thoughts",
+    "thought",
+    "reasoning_details",
+    "thinking_blocks",
+    "reasoning_summary",
+)
+"""In this order: a text goes before a list of its pieces."""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
     """What the model thought, from the first field that has it: gateways send it under several names."""
-    for key in (*_REASONING_KEYS, *_REASONING_LISTS):
-        if found := _deep_text(message.get(key)):
-            return found
+    places: list[Mapping[str, Any]] = [message]
+    if isinstance(more := message.get("provider_specific_fields"), Mapping):  # LiteLLM
+        places.append(more)
+    for place in places:
+        for key in _REASONING_KEYS:
+            if key in place and (found := _deep_text(place[key])):
+                return found
     return ""
 
 
@@ -279,7 +340,7 @@ def _deep_text(value: object, depth: int = 0) -> str:
     if depth > 4:
         return ""
     if isinstance(value, Mapping):
-        for key in ("thinking", "text", "content", "summary", "reasoning"):
+        for key in ("thinking", "text", "content", "summary", "reasoning", "reasoningText", "reasoning_text"):
             if found := _deep_text(value.get(key), depth + 1):
                 return found
         return ""
@@ -337,26 +398,28 @@ def read_usage(record: object) -> Usage:
     """
     if not isinstance(record, Mapping):
         return Usage()
-    prompt, answer = _count(record, "prompt_tokens"), _count(record, "completion_tokens")
-    if answer is None:
-        answer = _count(record, "output_tokens")
+    prompt = _count(record, "prompt_tokens", "promptTokens", "promptTokenCount")
+    answer = _count(record, "completion_tokens", "output_tokens", "completionTokens", "outputTokens")
+    answer = _count(record, "candidatesTokenCount") if answer is None else answer
     prompt_details = record.get("prompt_tokens_details") or record.get("input_tokens_details")
     answer_details = record.get("completion_tokens_details") or record.get("output_tokens_details")
     cached = _first(
         _count(prompt_details, "cached_tokens"),
-        _count(record, "cache_read_input_tokens"),
-        _count(record, "prompt_cache_hit_tokens"),
-        _count(record, "cached_tokens"),
+        _count(record, "cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens"),
+        _count(record, "cacheReadInputTokens", "cachedContentTokenCount"),
     )
     written = _first(
-        _count(record, "cache_creation_input_tokens"), _count(prompt_details, "cache_write_tokens")
+        _count(record, "cache_creation_input_tokens", "cacheWriteInputTokens"),
+        _count(prompt_details, "cache_write_tokens"),
     )
-    if prompt is None and (fresh := _count(record, "input_tokens")) is not None:
+    if prompt is None and (fresh := _count(record, "input_tokens", "inputTokens")) is not None:
         # Anthropic counts cached tokens beside the others; here the input is all of them.
-        is_beside = "cache_read_input_tokens" in record or "cache_creation_input_tokens" in record
+        is_beside = not _BESIDE.isdisjoint(record)
         prompt = fresh + (cached or 0) + (written or 0) if is_beside else fresh
-    reasoning = _first(_count(answer_details, "reasoning_tokens"), _count(record, "reasoning_tokens"))
-    total = _count(record, "total_tokens")
+    reasoning = _first(
+        _count(answer_details, "reasoning_tokens"), _count(record, "reasoning_tokens", "thoughtsTokenCount")
+    )
+    total = _count(record, "total_tokens", "totalTokens", "totalTokenCount")
     if total is not None and prompt is not None and total > prompt:
         answer = max(answer or 0, total - prompt)
     if answer is not None and reasoning is not None and reasoning > answer:
@@ -374,24 +437,38 @@ def _first(*counts: int | None) -> int | None:
     return next((count for count in counts if count), None)
 
 
-def _count(record: object, name: str) -> int | None:
-    value = record.get(name) if isinstance(record, Mapping) else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
-    return value if is_count and isinstance(value, int) else None
+_BESIDE = frozenset({"cache_creation_input_tokens", "cache_read_input_tokens", "cacheReadInputTokens"})
 
 
-_COST_KEYS = (
-    "cost",
-    "total_cost",
-    "cost_usd",
-    "total_cost_usd",
-    "estimated_cost",
-    "response_cost",
-    "costUsd",
+def _count(record: object, *names: str) -> int | None:
+    """The first of these fields that is a count."""
+    if not isinstance(record, Mapping):
+        return None
+    for name in names:
+        value = record.get(name)
+        if value is None:
+            continue
+        if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12:
+            value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS:
+            return value
+    return None
+
+
+_COST_KEYS = frozenset(
+    (
+        "cost total_cost totalCost cost_usd costUsd cost_in_usd cost_usd_total total_cost_usd estimated_cost "
+        "request_cost response_cost"
+    ).split()
 )
-_COST_HEADERS = (b"x-litellm-response-cost", b"x-response-cost", b"x-cost-usd", b"x-total-cost")
+_COST_PLACES = frozenset({"billing", "cost_details", "pricing", "x_nanogpt_pricing"})
+"""Objects that some gateways put beside the answer or its usage, and what the call has cost into them."""
+_GATEWAY_PLACES = (("provider_metadata", "gateway"), ("providerMetadata", "gateway"))
+_COST_HEADER = re.compile(rb"x-(?:[a-z0-9]{1,20}-){0,2}?(?:request-|response-|total-)?cost(?:-usd)?")
+_TO_DATE = re.compile(rb"(?:budget|customer|key|limit|max|original|project|team|user)-")
+"""Costs of all calls so far, or limits on them, are none of this call."""
 XAI_TICKS_PER_USD = Decimal(10_000_000_000)
 """xAI tells a call's cost in ticks (its API reference: ``cost_in_usd_ticks``)."""
 
@@ -403,13 +480,15 @@ def told_cost(
 
     OpenRouter's ``usage.cost`` (with ``cost_details.upstream_inference_cost`` beside it where the upstream
     bills the user's own key), DeepInfra's ``estimated_cost``, Perplexity's ``cost.total_cost``, xAI's
-    ticks, LiteLLM's header.
+    ticks, Vercel's ``provider_metadata.gateway.cost``, the headers of LiteLLM and other gateways.
     """
     found: list[Decimal] = []
-    for place in (usage, record):
+    for place in (usage, record, *(_at(record, *path) for path in _GATEWAY_PLACES)):
         if not isinstance(place, Mapping):
             continue
-        found += [cost for key in _COST_KEYS if (cost := _money(place.get(key))) is not None]
+        found += [cost for key in _COST_KEYS.intersection(place) if (cost := _money(place[key])) is not None]
+        for where in _COST_PLACES.intersection(place):
+            found += _costs_in(place[where])
         ticks = _money(place.get("cost_in_usd_ticks"), MOST_USD * XAI_TICKS_PER_USD)
         if ticks is not None:
             found.append(ticks / XAI_TICKS_PER_USD)
@@ -418,9 +497,17 @@ def told_cost(
             own = _money(place.get("cost")) or Decimal(0)
             found.append(own + upstream if place.get("is_byok") else upstream)
     for name, value in headers:
-        if name.lower() in _COST_HEADERS and (cost := _money(value.decode("latin-1"))) is not None:
+        is_cost = _COST_HEADER.fullmatch(name.lower()) is not None and not _TO_DATE.search(name.lower())
+        if is_cost and (cost := _money(value.decode("latin-1"))) is not None:
             found.append(cost)
     return max(found, default=None)
+
+
+def _costs_in(place: object) -> list[Decimal]:
+    if not isinstance(place, Mapping) or str(place.get("currency") or "USD").upper() != "USD":
+        return []
+    keys = _COST_KEYS.union({"amount"}).intersection(place)
+    return [cost for key in keys if (cost := _money(place[key])) is not None]
 
 
 def _at(record: Mapping[str, Any], *path: str) -> object:

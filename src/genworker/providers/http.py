@@ -21,8 +21,9 @@ from typing import Any, Final
 import aiohttp
 import httpx2
 
+from genworker.core.complaints import MAX_MESSAGE_CHARS
 from genworker.core.completion import Completion
-from genworker.core.refusals import MAX_MESSAGE_CHARS, Asked, refusal_of
+from genworker.core.refusals import Asked, refusal_of
 from genworker.core.visible import visible
 from genworker.core.wire import KEPT_BODY_BYTES, malformed, parse_body, read_answer
 from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
