@@ -1,7 +1,8 @@
-"""What months of use cost a start: ``python -m bench.growth [--journal-mb N] [--concepts N] [--runs N]``.
+"""What months of use cost a start: ``python -m bench.growth [--journal-mb 1000] [--concepts N] …``.
 
-Each case is a data root that has grown in one way, and a command over a cohort of six rows. Seconds are the
-least of three starts; the first after an upgrade, which folds the journals, stands apart.
+Each case is a data root that has grown in one way, and commands over a cohort of six rows: ``plan`` with a
+cap, ``run`` with nothing to do, ``status`` of all cohorts. Seconds are the least of three starts; the first
+after an upgrade, which folds the journals, stands apart.
 """
 
 from __future__ import annotations
@@ -48,10 +49,34 @@ def seconds(project: Project, *arguments: str, times: int = 3) -> float:
 
 
 def many_concepts(project: Project, count: int) -> None:
-    """A catalogue that the cohort uses three concepts of."""
+    """A catalogue that the cohort uses three concepts of; each tenth has a description."""
     with project.paths.concepts_csv.open("a", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerows((f"concept-{number}", f"Concept {number}", "True") for number in range(count))
+    for number in range(0, count, 10):
+        project.paths.concept_description(f"concept-{number}", "paragraph").write_text("All about it.")
+
+
+def many_templates(project: Project, count: int) -> None:
+    """As many templates of each stage, each with a file."""
+    words = {"draft": "concepts", "essay": "draft_block", "evaluation": "response"}
+    for stage in Stage:
+        parser = "in_last_line" if stage is Stage.EVALUATION else ""
+        with project.paths.templates_csv(stage).open("a", newline="") as stream:
+            writer = csv.writer(stream)
+            for number in range(count):
+                name = f"{stage.value}-{number}"
+                writer.writerow((name, name, "", parser, "llm", "True"))
+                project.paths.template_file(stage, name).write_text(f"{{{{ {words[stage.value]} }}}}")
+
+
+def many_cohorts(project: Project, count: int) -> None:
+    """Cohorts that share every generation with the first."""
+    content = project.membership.read_text()
+    for number in range(count):
+        copy = project.membership_of(f"copy-{number}")
+        copy.parent.mkdir(parents=True)
+        copy.write_text(content.replace(COHORT, f"copy-{number}"))
 
 
 def long_journal(project: Project, size_bytes: int) -> None:
@@ -106,28 +131,35 @@ def main() -> None:
     parser.add_argument("--journal-mb", type=int, default=100)
     parser.add_argument("--concepts", type=int, default=50_000)
     parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--templates", type=int, default=3_000)
+    parser.add_argument("--cohorts", type=int, default=300)
     options = parser.parse_args()
     capped = ("plan", COHORT, "--max-calls", "99999999")
     with tempfile.TemporaryDirectory() as place:
-        project = base(Path(place) / "base")
-        least = seconds(project, *capped)
-        print(f"{'data root':<34}{'plan s':>8}{'x base':>8}{'run s':>8}")
+
+        def fresh(name: str) -> Project:
+            return base(Path(place) / name)
 
         def show(name: str, grown: Project) -> None:
-            plan, run = seconds(grown, *capped), seconds(grown, "run", COHORT, "-q")
-            print(f"{name:<34}{plan:>8.2f}{plan / least:>8.2f}{run:>8.2f}", flush=True)
+            commands = (capped, ("run", COHORT, "-q"), ("status",))
+            took = [seconds(grown, *command) for command in commands]
+            print(f"{name:<34}" + "".join(f"{each:>10.2f}" for each in took), flush=True)
 
+        print(f"{'data root':<34}{'plan s':>10}{'run s':>10}{'status s':>10}")
+        project = fresh("base")
         show("base", project)
         long_journal(project, options.journal_mb * 1_000_000)
-        print(
-            f"{'first start over a long journal':<34}{seconds(project, *capped, times=1):>8.2f}", flush=True
-        )
+        print(f"{'first start over that journal':<34}{seconds(project, *capped, times=1):>10.2f}", flush=True)
         show(f"one journal of {options.journal_mb} MB", project)
-        many_runs(project, options.runs)
-        show(f"{options.runs:,} ended runs more", project)
-        wide = base(Path(place) / "wide")
+        wide, tall, runs, cohorts = (fresh(name) for name in ("wide", "tall", "runs", "cohorts"))
         many_concepts(wide, options.concepts)
         show(f"{options.concepts:,} concepts", wide)
+        many_templates(tall, options.templates // len(Stage))
+        show(f"{options.templates:,} templates", tall)
+        many_cohorts(cohorts, options.cohorts)
+        show(f"{options.cohorts:,} cohorts more that share all", cohorts)
+        many_runs(runs, options.runs)
+        show(f"{options.runs:,} ended runs", runs)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ import pytest
 
 from genworker import load_generation
 from genworker.cli.refresh import redo_stale, stale_counts
+from genworker.cli.status import cohort_record, open_look
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import FaultyInputError
 from genworker.project.build import BuildOptions, CohortPlan, plan_build, write_build
 from genworker.project.freshness import find_stale
 from genworker.project.open import open_membership, open_project, plan_cohort
 from genworker.run.engine import RunOptions, run_cohort
+from genworker.store import index as store_index
+from genworker.store import ledger as store_ledger
+from genworker.store.catalog import TemplateFiles
 from support.project import Project, write, write_catalog
 
 DRAFT, ESSAY, EVALUATION = STAGES
@@ -223,3 +227,22 @@ def test_everything_that_cannot_be_built_upon_is_named_at_once(project: Project)
     write(project.root / "none.txt", "# nothing yet\n")
     with pytest.raises(FaultyInputError, match="names no generation"):
         plan(project, "chosen", essays=Path("none.txt"))
+
+
+def test_what_cohorts_share_is_read_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        copy = project.membership_of(f"copy{number}")
+        write(copy, project.membership.read_text().replace("trial", copy.parent.name))
+    read: list[object] = []
+
+    def counted(owner: object, name: str) -> None:
+        inner = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: read.append(given[1:] or given) or inner(*given))
+
+    counted(TemplateFiles, "_read")
+    counted(store_index, "_list_names")
+    counted(store_ledger, "_bytes")
+    look = open_look(open_project(None, project.data))
+    records = [cohort_record(look, f"copy{number}") for number in range(5)]
+    assert all(record["done"] == 44 for record in records)
+    assert len(read) == len(set(read)) == 5 + 3 + 1

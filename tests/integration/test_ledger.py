@@ -20,7 +20,7 @@ from genworker.core.events import RunStarted as Started
 from genworker.core.stages import Stage
 from genworker.paths import Paths
 from genworker.store.journal import RunJournal
-from genworker.store.ledger import cohort_of, fold_journal, journals, read_accounts, read_made
+from genworker.store.ledger import cohort_of, fold_journal, journals, kept_runs, read_accounts, read_made
 
 D = Stage.DRAFT
 PRICE = Price(Tariff(Decimal(2), ((1000, Decimal(4)),)), Tariff(Decimal(10)), Tariff(Decimal("0.5")))
@@ -118,6 +118,19 @@ def test_what_is_kept_may_be_torn_or_lost(tmp_path: Path) -> None:
             assert sum(len(names) for _, _, names in read_made(paths, found)) == 6
     shutil.rmtree(paths.ledger_path.parent)
     assert [account.sums_to_json() for account in read_accounts(paths, "c")] == expected
+
+
+def test_a_line_of_sums_that_is_none_is_neither_kept_nor_in_the_way(tmp_path: Path) -> None:
+    paths = Paths.from_str(tmp_path)
+    write(paths, "r1", RUN)
+    write(paths, "r2", RUN)
+    expected = [account.sums_to_json() for account in read_accounts(paths, "c")]
+    lines = paths.ledger_path.read_bytes()
+    for old, new in ((b'"cohort":"c"', b'"cohort":"\xff\\q"'), (b'"calls":', b'"calls":null,"x":')):
+        paths.ledger_path.write_bytes(lines.replace(old, new, 1))
+        assert kept_runs(paths) == {"r2"}
+        assert [account.sums_to_json() for account in read_accounts(paths, "c")] == expected
+        assert read_accounts(paths, "else") == []
 
 
 def test_a_run_that_is_under_way_is_not_kept(tmp_path: Path) -> None:

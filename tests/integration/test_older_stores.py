@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from genworker.cli.plan import show_plan
-from genworker.cli.status import cohort_record
+from genworker.cli.status import cohort_record, open_look
 from genworker.cli.verify import make_check
 from genworker.errors import CatalogError, MembershipError
 from genworker.project.adopt import adopt_cohort
@@ -85,7 +85,7 @@ def test_a_plans_calls_are_the_runs_whatever_the_store_holds(
 ) -> None:
     store = adopted(make(tmp_path, seed))
     before = store.texts()
-    record = cohort_record(opened(store), COHORT)
+    record = cohort_record(open_look(opened(store)), COHORT)
     assert record["done"] == len(store.ids("done"))
     failed = sum(stage["failed"].get("truncated", 0) for stage in record["stages"].values())
     assert failed == len(store.ids("truncated", "truncated-with-text"))
@@ -234,11 +234,11 @@ def test_an_answer_that_is_too_short_is_kept_and_failed_until_less_is_demanded(
     script.write_text(plain + "[stages.draft]\nmin_lines = 1000\n")
     result = run_cohort(opened(store), COHORT, RunOptions())
     assert result.progress.calls == 3
-    record = cohort_record(opened(store), COHORT)
+    record = cohort_record(open_look(opened(store)), COHORT)
     assert record["stages"]["draft"]["failed"] == {"too_short": 3}
     assert calls_of_plan(store, capsys) == 0
     script.write_text(plain)
-    record = cohort_record(opened(store), COHORT)
+    record = cohort_record(open_look(opened(store)), COHORT)
     assert (record["stages"]["draft"]["failed"], record["stages"]["draft"]["unparsed"]) == ({}, 3)
     planned = calls_of_plan(store, capsys)
     assert planned == 3 + 6 * 4, "the drafts are read again for nothing; their descendants can be made"

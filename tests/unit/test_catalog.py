@@ -10,6 +10,7 @@ from genworker.core.membership import Known
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, MembershipError, UsageError
 from genworker.paths import Paths
+from genworker.project.open import open_membership, open_project
 from genworker.store.catalog import TemplateFiles, load_membership, read_catalog
 from support.project import COHORT, COMBO, CONCEPTS, make_project, write
 
@@ -46,6 +47,29 @@ def test_bom_crlf_and_quotes_are_read(data: Path) -> None:
     text = '\ufefftemplate_id,template_name,description,parser,generator,active\r\nq,"A ""b"", c",é,,llm,true\r\n'
     path.write_bytes(text.encode())
     assert catalog(data).templates[Stage.ESSAY]["q"].name == 'A "b", c'
+
+
+def test_a_description_is_read_when_it_is_asked_for_and_its_faults_are_known_then(data: Path) -> None:
+    (data / "1_raw/concepts/descriptions-paragraph/moss.txt").write_bytes(b"\xff")
+    found, wrong = read_catalog(Paths.from_str(data))
+    assert wrong == []
+    assert found.concepts["locks"].content("paragraph") == "All about locks."
+    assert wrong == []
+    for _ in range(2):
+        assert found.concepts["moss"].content("paragraph") == "Moss"
+    (fault,) = wrong
+    assert "moss.txt" in str(fault)
+    assert "UTF-8" in str(fault)
+
+
+def test_a_description_that_is_no_text_hinders_who_uses_it(data: Path) -> None:
+    (data / "1_raw/concepts/descriptions-article/moss.txt").parent.mkdir()
+    (data / "1_raw/concepts/descriptions-article/moss.txt").write_bytes(b"\xff")
+    config = data.parent / "config/genworker.toml"
+    project = open_project(config if config.exists() else None, data)
+    assert len(open_membership(project, COHORT, strict=False))
+    with pytest.raises(CatalogError, match=r"moss\.txt"):
+        open_membership(project, COHORT, strict=True)
 
 
 def test_concepts_fall_back_to_what_they_have(data: Path) -> None:

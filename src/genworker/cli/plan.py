@@ -95,6 +95,7 @@ def show_plan(
     from genworker.run.ledger import last_limits, read_ledger
     from genworker.run.requests import check_jobs, odd_sections, open_work
     from genworker.store.index import StoreIndex
+    from genworker.store.ledger import Accounts
 
     membership = open_membership(project, cohort, strict=True)
     index = StoreIndex(project.paths)
@@ -112,12 +113,13 @@ def show_plan(
     check_jobs(work, jobs)
     for line in odd_sections(work):
         say(f"warning: {line}")
-    expected = estimate(work, planned, jobs, last_limits(project.paths, cohort))
+    accounts = Accounts(project.paths)
+    expected = estimate(work, planned, jobs, last_limits(accounts, cohort))
     caps = options.caps_over(project.loaded.settings)
     record = plan_record(cohort, planned, jobs, work, expected, options)
     for stage, number in stale_counts(project, planned).items():
         record["stages"][stage.value]["stale"] = number
-    ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index)
+    ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index, accounts=accounts)
     record["money"] = ledger.money.to_json()
     work.routes.build(len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job)))
     called = list(work.routes.called(membership.rows, jobs))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genworker.core.plan import Plan
     from genworker.project.open import Project, Redo
     from genworker.reports.provenance import StaleGroup
+    from genworker.store.catalog import TemplateFiles
 
 
 class Refresh(StrEnum):
@@ -38,15 +39,18 @@ RefreshOption = Annotated[
 ]
 
 
-def stale_counts(project: Project, planned: Plan) -> dict[Stage, int | None]:
+def stale_counts(
+    project: Project, planned: Plan, templates: TemplateFiles | None = None
+) -> dict[Stage, int | None]:
     """Stale generations per stage; ``None`` where there are too many generations to look into each.
 
     Args:
         planned: the cohort as the store stands; what a plan makes again is missing in it, and not stale.
+        templates: the same project's, where several cohorts are looked into.
     """
     from genworker.project.freshness import find_stale
 
-    found = find_stale(project, planned)
+    found = find_stale(project, planned, templates=templates)
     if found is None:
         return dict.fromkeys(STAGES)
     counts = found.counts()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,12 @@ from genworker.core.controller import Belief
 from genworker.core.money import money_text
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, FaultyInputError, StoreError
+
+if TYPE_CHECKING:
+    from genworker.project.open import Project
+    from genworker.store.catalog import TemplateFiles
+    from genworker.store.index import StoreIndex
+    from genworker.store.ledger import Accounts
 
 WATCH_EVERY_S = 3.0
 LAST_ERRORS = 3
@@ -50,7 +57,8 @@ def status(
     project = open_project(config, data_root)
     names = [cohort] if cohort is not None else list_cohorts(project.paths)
     while True:
-        records = [record_or_error(project, name, raises=cohort is not None) for name in names]
+        look = open_look(project)
+        records = [record_or_error(look, name, raises=cohort is not None) for name in names]
         if json_:
             put_json(records[0] if cohort is not None else {"cohorts": records})
         else:
@@ -65,10 +73,29 @@ def status(
     return int(ExitCode.FAILURES if unread else ExitCode.OK)
 
 
-def record_or_error(project: Any, cohort: str, *, raises: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A data root at one moment: what cohorts share is read once for all of them."""
+
+    project: Project
+    index: StoreIndex
+    accounts: Accounts
+    templates: TemplateFiles
+
+
+def open_look(project: Project) -> Look:
+    """Look at a data root as it stands now; each thing is read when it is asked for first."""
+    from genworker.store.catalog import TemplateFiles
+    from genworker.store.index import StoreIndex
+    from genworker.store.ledger import Accounts
+
+    return Look(project, StoreIndex(project.paths), Accounts(project.paths), TemplateFiles(project.paths))
+
+
+def record_or_error(look: Look, cohort: str, *, raises: bool) -> dict[str, Any]:
     """Counts of one cohort; why it cannot be read, where several are asked for."""
     try:
-        return cohort_record(project, cohort)
+        return cohort_record(look, cohort)
     except (FaultyInputError, StoreError) as error:
         if raises:
             raise
@@ -90,7 +117,7 @@ def show(records: list[dict[str, Any]], cohorts_dir: Path) -> None:
             say(f"{record['cohort']}: cannot be read: {record['error']}")
 
 
-def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
+def cohort_record(look: Look, cohort: str) -> dict[str, Any]:
     """Counts of one cohort, for people and machines."""
     from genworker.core.plan import RowState
     from genworker.project.open import open_membership, plan_cohort
@@ -98,12 +125,13 @@ def cohort_record(project: Any, cohort: str) -> dict[str, Any]:
     from genworker.run.ledger import failed_calls, read_money
     from genworker.run.now import running
 
+    project, index, accounts = look.project, look.index, look.accounts
     membership = open_membership(project, cohort, strict=False)
-    plan = plan_cohort(project, membership)
+    plan = plan_cohort(project, membership, index=index)
     counts = plan.counts()
-    stale = stale_counts(project, plan)
-    money = read_money(project.paths, membership, project.loaded.settings)
-    reasons = failed_calls(project.paths, cohort)
+    stale = stale_counts(project, plan, look.templates)
+    money = read_money(project.paths, membership, project.loaded.settings, index=index, accounts=accounts)
+    reasons = failed_calls(project.paths, cohort, accounts)
     missing = int(RowState.MISSING)
     calls: dict[Stage, int] = dict.fromkeys(STAGES, 0)
     errors: Counter[str] = Counter()

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from genworker.core.budget import ZERO, Price
@@ -228,20 +229,30 @@ class Spending:
         Raises:
             ValueError: it is not what `to_json` writes.
         """
-        numbers = {name: whole(record.get(name)) for name in _COUNTS}
-        spent, possible = money(record.get("spent_usd")), money(record.get("possible_usd"))
-        if None in numbers.values() or spent is None or possible is None:
+        try:
+            calls, answers, spent, possible, uncertain, given, made = _counts_of(record)
+        except KeyError:
+            raise ValueError("no sums") from None
+        spent_usd, possible_usd = money(record.get("spent_usd")), money(record.get("possible_usd"))
+        counts = (calls, answers, spent, possible, uncertain, given, made)
+        if spent_usd is None or possible_usd is None or any(whole(count) is None for count in counts):
             raise ValueError("no sums")
         return cls(
-            spent_usd=spent,
-            possible_usd=possible,
-            unpriced=_groups(record.get("unpriced")),
-            boundless=_groups(record.get("boundless")),
-            **{name: number or 0 for name, number in numbers.items()},
+            calls,
+            answers,
+            spent_usd,
+            spent,
+            possible_usd,
+            possible,
+            uncertain,
+            given,
+            made,
+            _groups(record.get("unpriced")),
+            _groups(record.get("boundless")),
         )
 
 
-_COUNTS = (
+_counts_of = itemgetter(
     "calls",
     "answers",
     "spent_tokens",

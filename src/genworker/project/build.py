@@ -230,7 +230,7 @@ class _Planner:
             given = given and _in_cohort(given, cohort_id)
         digests = self._check(axes, cohort_id, given)
         # What nobody uses may be wrong; what is used is said first, since it may explain the rest.
-        self.faults[:0] = faults_of(self.project.catalog_faults, _used(axes, given))
+        self.faults[:0] = faults_of(self.project, _used(axes, given))
         if self.faults:
             raise FaultyInputError(
                 list(dict.fromkeys(self.faults)), title="the cohort cannot be built, nothing was written"

@@ -68,12 +68,19 @@ class Staleness:
         return frozenset(found)
 
 
-def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) -> Staleness | None:
+def find_stale(
+    project: Project,
+    plan: Plan,
+    *,
+    limit: int | None = EAGER_ROWS,
+    templates: TemplateFiles | None = None,
+) -> Staleness | None:
     """Look into each generation that the store holds, also into those that are not usable.
 
     Args:
         plan: the cohort as the store stands, without anything to be made again.
         limit: most generations that are looked into; ``None`` for all.
+        templates: the same project's, where several cohorts are looked into.
 
     Returns:
         The stale rows; ``None`` when there are more than `limit` generations, so that nothing is known.
@@ -83,16 +90,16 @@ def find_stale(project: Project, plan: Plan, *, limit: int | None = EAGER_ROWS) 
     made = [index for index, state in enumerate(plan.states) if state in there]
     if limit is not None and len(made) > limit:
         return None
-    look = _Look(project, plan.membership)
+    look = _Look(project, plan.membership, templates or TemplateFiles(project.paths))
     reasons = {index: reason for index in made if (reason := look.at(index)) is not None}
     return Staleness(plan.membership, reasons, len(made))
 
 
 class _Look:
-    def __init__(self, project: Project, membership: Membership) -> None:
+    def __init__(self, project: Project, membership: Membership, templates: TemplateFiles) -> None:
         self._project = project
         self._rows = membership.rows
-        self._templates = TemplateFiles(project.paths)
+        self._templates = templates
         adopted = read_adopted(project.paths, membership.cohort_id)
         first = _first_digests(project.paths.cohort_manifest_json(membership.cohort_id))
         self._first = {**adopted.templates, **first}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ class Project:
     """A data root with its settings and its catalogue.
 
     Attributes:
-        catalog_faults: what is wrong in the catalogue; refused by what runs, passed over by what reads.
+        catalog_faults: what is wrong in the catalogue; refused by what runs, passed over by what reads. What
+            is wrong with a concept's descriptions joins it when they are read.
     """
 
     loaded: LoadedSettings
     paths: Paths
     catalog: Catalog
-    catalog_faults: tuple[Fault, ...]
+    catalog_faults: list[Fault]
 
     def demands(self, stage: Stage, template_id: str) -> dict[str, Any] | None:
         """What an answer to a template is judged by, as `genworker.core.generation.finish` reads it.
@@ -81,7 +82,8 @@ def open_project(config: Path | None = None, data_root: Path | None = None) -> P
     refuse_newer(paths)
     plugin_faults = load_parser_plugins()
     catalog, faults = read_catalog(paths)
-    return Project(loaded, paths, catalog, (*plugin_faults, *faults))
+    faults[:0] = plugin_faults
+    return Project(loaded, paths, catalog, faults)
 
 
 def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Membership:
@@ -96,7 +98,7 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
     if not strict:
         return load_membership_as_it_stands(project.paths, cohort_id)
     index = StoreIndex(project.paths)
-    general = faults_of(project.catalog_faults, frozenset())
+    general = faults_of(project, frozenset())
     if id_fault(cohort_id) is None and general:
         raise CatalogError(general, title="the catalogue is refused, nothing was sent")
     membership = load_membership(
@@ -115,8 +117,6 @@ def refuse_faults_of(project: Project, membership: Membership, outcome: str) -> 
     Raises:
         CatalogError: every such fault at once.
     """
-    if not project.catalog_faults:
-        return
     used: set[tuple[str, str]] = set()
     for row in membership.rows:
         used.add((row.stage.value, row.template_id))
@@ -124,16 +124,19 @@ def refuse_faults_of(project: Project, membership: Membership, outcome: str) -> 
         if row.stage.is_root and row.combo_id in project.catalog.combos:
             concepts = project.catalog.combos[row.combo_id].concept_ids
             used.update(("concept", name) for name in concepts)
-    faults = faults_of(project.catalog_faults, used)
+    faults = faults_of(project, used)
     if faults:
         raise CatalogError(faults, title=f"the catalogue is refused, {outcome}")
 
 
-def faults_of(faults: Sequence[Fault], used: Collection[tuple[str, str]]) -> list[Fault]:
+def faults_of(project: Project, used: Collection[tuple[str, str]]) -> list[Fault]:
     """The faults of whole files, and those of the entries that are used, as (kind, id)."""
+    for kind, name in used:
+        if kind == "concept" and name in project.catalog.concepts:
+            len(project.catalog.concepts[name].descriptions)  # read, so that their faults are known
     return [
         fault
-        for fault in faults
+        for fault in project.catalog_faults
         if not isinstance(fault, CatalogFault) or fault.concerns is None or fault.concerns in used
     ]
 

@@ -23,11 +23,15 @@ from genworker.core.stages import STAGES, Stage
 from genworker.paths import METADATA_FILE, Paths
 from genworker.run.batch_money import batch_money
 from genworker.store.index import StoreIndex
-from genworker.store.ledger import read_accounts, read_made
+from genworker.store.ledger import Accounts, made_bytes, read_made
 from genworker.store.reading import read_bytes
 
 if TYPE_CHECKING:  # settings cost a tenth of a second to import, and a report needs none
     from genworker.project.settings import Settings
+
+
+METADATA_WORTH_BYTES = 4000
+"""Bytes of names that are read in the time in which one metadata file is."""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,7 @@ def read_ledger(
     find_price: FindPrice,
     *,
     index: StoreIndex | None,
+    accounts: Accounts | None = None,
     but: str = "",
     batches: bool = True,
 ) -> Ledger:
@@ -69,18 +74,23 @@ def read_ledger(
         batches: whether provider batches are counted; a run that tends them counts them itself.
     """
     ledger = Ledger()
-    accounts = read_accounts(paths, membership.cohort_id, but=but)
-    for account in accounts:
+    found = (accounts or Accounts(paths, but=but)).of(membership.cohort_id)
+    for account in found:
         add_run(ledger.money, account, find_price)
     if batches:
         ledger.money.merge(batch_money(paths, membership.cohort_id))
     if index is not None:
-        _add_store(ledger, paths, membership, index, accounts, find_price, but)
+        _add_store(ledger, paths, membership, index, found, find_price, but)
     return ledger
 
 
 def read_money(
-    paths: Paths, membership: Membership, settings: Settings | None, *, index: StoreIndex | None = None
+    paths: Paths,
+    membership: Membership,
+    settings: Settings | None,
+    *,
+    index: StoreIndex | None = None,
+    accounts: Accounts | None = None,
 ) -> Money:
     """What a cohort has cost over all its runs.
 
@@ -99,7 +109,7 @@ def read_money(
                 prices[key] = find_price(settings, endpoint, model_id, model)
         return prices[key]
 
-    return read_ledger(paths, membership, find, index=index or StoreIndex(paths)).money
+    return read_ledger(paths, membership, find, index=index or StoreIndex(paths), accounts=accounts).money
 
 
 def _add_store(
@@ -113,16 +123,19 @@ def _add_store(
 ) -> None:
     """Answers of this cohort whose run has left no account: what their metadata say.
 
-    They are read only where the store has more versions of a generation than runs are known to have made.
+    They are read only where the store has more versions of a generation than runs are known to have made;
+    or all of them, where that is less to read than the names of all that the runs have made.
     """
     runs = {but, *(account.run_id for account in accounts)}
-    made: Counter[tuple[Stage, str]] = Counter()
-    for _, stage, gen_ids in read_made(paths, accounts):
-        made.update((stage, gen_id) for gen_id in gen_ids)
-    answers = Answers(find_price)
     asides = {stage: _names(paths.aside_dir(stage, "x").parent) for stage in STAGES}
     directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
     names = {stage: index.names(stage) for stage in STAGES}
+    made: Counter[tuple[Stage, str]] = Counter()
+    there = sum(row.gen_id in names[row.stage] for row in membership.rows)
+    if made_bytes(paths) < there * METADATA_WORTH_BYTES:
+        for _, stage, gen_ids in read_made(paths, accounts):
+            made.update((stage, gen_id) for gen_id in gen_ids)
+    answers = Answers(find_price)
     for row in membership.rows:
         stage, gen_id = row.stage, row.gen_id
         found = [f"{directories[stage]}/{gen_id}/{METADATA_FILE}"] if gen_id in names[stage] else []
@@ -155,9 +168,9 @@ def _facts(path: str) -> Facts:
     return Facts(record) if isinstance(record, dict) else NO_FACTS
 
 
-def failed_calls(paths: Paths, cohort_id: str) -> dict[tuple[Stage, str], str]:
+def failed_calls(paths: Paths, cohort_id: str, found: Accounts | None = None) -> dict[tuple[Stage, str], str]:
     """(stage, gen_id) of rows whose last call in any run failed for good, without an answer, and why."""
-    accounts = read_accounts(paths, cohort_id)
+    accounts = (found or Accounts(paths)).of(cohort_id)
     failed_in: dict[tuple[Stage, str], str] = {}
     reasons: dict[tuple[Stage, str], str] = {}
     for account in accounts:
@@ -172,9 +185,9 @@ def failed_calls(paths: Paths, cohort_id: str) -> dict[tuple[Stage, str], str]:
     return {row: reasons[row] for row in failed_in}
 
 
-def last_limits(paths: Paths, cohort_id: str) -> Mapping[str, Mapping[str, float]]:
+def last_limits(accounts: Accounts, cohort_id: str) -> Mapping[str, Mapping[str, float]]:
     """What the cohort's latest run found each lane to allow: its name to ``at_once`` and ``per_min``."""
-    for account in reversed(read_accounts(paths, cohort_id)):
+    for account in reversed(accounts.of(cohort_id)):
         if account.limits is not None:
             return account.limits
     return {}

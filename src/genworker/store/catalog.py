@@ -95,7 +95,7 @@ class _Table:
                             "quote cells that hold commas",
                         )
                         continue
-                    yield line, {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
+                    yield line, dict(zip(names, map(str.strip, cells), strict=True))
         except CsvFault as error:
             self.faults.append(error.fault)
 
@@ -153,7 +153,8 @@ class _Table:
 def read_catalog(paths: Paths) -> tuple[Catalog, list[Fault]]:
     """Read ``1_raw`` and ``combo_mappings.csv``.
 
-    Template files are not read here, see `TemplateFiles`. Files that an experiment may lack
+    Template files are not read here, see `TemplateFiles`; a concept's descriptions are when one of them is
+    asked for, and what is wrong with them joins the faults then. Files that an experiment may lack
     (replicates, combos, a stage's templates, concepts) read as empty.
 
     Returns:
@@ -245,11 +246,38 @@ def _read_models(paths: Paths, faults: list[Fault]) -> dict[str, ModelEntry]:
     return entries
 
 
-def _names(directory: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(directory))  # noqa: PTH208
-    except OSError:
-        return frozenset()
+class _Descriptions(Mapping[str, str]):
+    """A concept's descriptions by level, read when one is asked for: a catalogue may have 50,000 concepts."""
+
+    __slots__ = ("_concept_id", "_faults", "_found", "_paths")
+
+    def __init__(self, paths: Paths, concept_id: str, faults: list[Fault]) -> None:
+        self._paths = paths
+        self._concept_id = concept_id
+        self._faults = faults
+        self._found: dict[str, str] | None = None
+
+    def __getitem__(self, level: str) -> str:
+        return self._read()[level]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    def _read(self) -> dict[str, str]:
+        if self._found is None:
+            self._found = {}
+            for level in LEVELS:
+                path = self._paths.concept_description(self._concept_id, level)
+                try:
+                    if path.is_file():
+                        self._found[level] = path.read_text(encoding="utf-8-sig").strip()
+                except (UnicodeDecodeError, OSError) as error:
+                    what, concerns = f"cannot be read as UTF-8 text: {error}", ("concept", self._concept_id)
+                    self._faults.append(CatalogFault(what, where=str(path), concerns=concerns))
+        return self._found
 
 
 def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
@@ -257,24 +285,12 @@ def _read_concepts(paths: Paths, faults: list[Fault]) -> dict[str, Concept]:
     if not paths.concepts_csv.exists():
         return entries
     table = _Table(paths.concepts_csv, ("concept_id", "name"), faults, "concept", ("active",))
-    there = {level: _names(paths.concept_description("x", level).parent) for level in LEVELS}
     for line, row in table.rows():
         concept_id = table.plain_id(line, row, "concept_id", entries)
         active = table.flag(line, row, "active", True)
-        if concept_id is None:
-            continue
-        descriptions = {}
-        for level in LEVELS:
-            if f"{concept_id}.txt" not in there[level]:
-                continue  # a look at the listing: a catalogue may have 50,000 concepts
-            path = paths.concept_description(concept_id, level)
-            if path.is_file():
-                try:
-                    descriptions[level] = path.read_text(encoding="utf-8-sig").strip()
-                except (UnicodeDecodeError, OSError) as error:
-                    what, concerns = f"cannot be read as UTF-8 text: {error}", ("concept", concept_id)
-                    faults.append(CatalogFault(what, where=str(path), concerns=concerns))
-        entries[concept_id] = Concept(concept_id, row["name"] or concept_id, active, descriptions, line)
+        if concept_id is not None:
+            descriptions = _Descriptions(paths, concept_id, faults)
+            entries[concept_id] = Concept(concept_id, row["name"] or concept_id, active, descriptions, line)
     return entries
 
 

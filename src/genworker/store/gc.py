@@ -6,9 +6,11 @@ goes. Nothing else of the store is touched; ``genworker aside`` empties what was
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from genworker.errors import StoreError
 from genworker.paths import Paths
 from genworker.store.durable import cannot_write, sync_path
 from genworker.store.ledger import fold_journal, journals, keep_accounts, kept_runs
+from genworker.store.sweep import locked_runs
 
 DAY_S = 86_400.0
 WORTH_BYTES = 256 * 1024 * 1024
@@ -52,13 +55,14 @@ def pack_journals(paths: Paths, now_epoch_s: float, *, keep_days: float | None =
     """
     found = Tidied()
     try:
+        locked, kept = locked_runs(paths), kept_runs(paths)
         for run_id, path in journals(paths).items():
-            if paths.run_lock_path(run_id).exists():
+            if run_id in locked:
                 found.busy += 1  # its answers may still be in its log
                 continue
             age_s = now_epoch_s - path.stat().st_mtime
             if keep_days is not None and age_s > keep_days * DAY_S:
-                _drop(paths, run_id, path, found)
+                _drop(paths, run_id, path, found, kept)
             elif path.suffix != ".gz":
                 _pack(path, found)
     except OSError as error:
@@ -66,9 +70,9 @@ def pack_journals(paths: Paths, now_epoch_s: float, *, keep_days: float | None =
     return found
 
 
-def _drop(paths: Paths, run_id: str, path: Path, found: Tidied) -> None:
+def _drop(paths: Paths, run_id: str, path: Path, found: Tidied, kept: Collection[str]) -> None:
     """Remove a journal whose account is on the device."""
-    accounts = [] if run_id in kept_runs(paths) else [fold_journal(run_id, path)]
+    accounts = [] if run_id in kept else [fold_journal(run_id, path)]
     if not keep_accounts(paths, accounts, sync=True):
         raise StoreError(f"{paths.ledger_path} cannot be written: no journal was removed", path=str(path))
     for ledger in (paths.made_path, paths.ledger_path):
@@ -102,8 +106,9 @@ def _pack(path: Path, found: Tidied) -> None:
 
 def plain_journal_bytes(paths: Paths) -> int:
     """Bytes of journals of ended runs that are not packed."""
-    return sum(
-        path.stat().st_size
-        for run_id, path in journals(paths).items()
-        if path.suffix != ".gz" and not paths.run_lock_path(run_id).exists()
-    )
+    locked, total = locked_runs(paths), 0
+    with contextlib.suppress(OSError), os.scandir(paths.runs_dir) as entries:
+        for entry in entries:
+            if entry.name.endswith(".jsonl") and entry.name.removesuffix(".jsonl") not in locked:
+                total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -48,12 +48,17 @@ JOURNAL_FAULTS = (OSError, EOFError, zlib.error)
 
 def journals(paths: Paths) -> dict[str, Path]:
     """The journals that are there, by run in the order of their names, which is that of their starts."""
-    found: dict[str, Path] = {}
-    for name in sorted(_names(paths.runs_dir)):
+    directory = paths.runs_dir
+    return {run_id: directory / name for run_id, name in _journal_names(_names(directory)).items()}
+
+
+def _journal_names(names: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in sorted(names):
         match = _JOURNAL.fullmatch(name)
         # Should both be there, the packing was cut off before the plain one went: it is the whole one.
         if match is not None and (match["run"] not in found or not match["packed"]):
-            found[match["run"]] = paths.runs_dir / name
+            found[match["run"]] = name
     return found
 
 
@@ -151,53 +156,81 @@ def fold_journal(run_id: str, path: Path) -> RunAccount:
 # Accounts
 
 
-def read_accounts(paths: Paths, cohort_id: str | None, *, but: str = "") -> list[RunAccount]:
-    """The accounts of a cohort's runs, oldest first; of runs that are under way as far as they are.
+class Accounts:
+    """The accounts of the runs of a data root, as they stand when they are asked for first.
 
     Reads the sums that are kept, and those journals that are in none of them. What was read of ended runs is
     added to the file, where that can be written, so that it is read once.
 
     Args:
-        cohort_id: ``None`` for the runs of all cohorts.
         but: a run to leave out: the one that asks.
     """
-    known, accounts = _kept(paths, cohort_id)
-    living = {name.removesuffix(".lock") for name in _names(paths.runs_dir) if name.endswith(".lock")}
-    fresh: list[RunAccount] = []
-    for run_id, path in journals(paths).items():
-        if run_id in known or run_id == but:
-            continue
-        if cohort_id is not None and cohort_of(path) != cohort_id:
-            continue
-        account = fold_journal(run_id, path)
-        accounts[run_id] = account
-        if run_id not in living:
-            fresh.append(account)
-    keep_accounts(paths, fresh)
-    accounts.pop(but, None)
-    return [accounts[run_id] for run_id in sorted(accounts)]
+
+    def __init__(self, paths: Paths, *, but: str = "") -> None:
+        self._paths = paths
+        names = _names(paths.runs_dir)
+        self._living = {name.removesuffix(".lock") for name in names if name.endswith(".lock")}
+        self._journals = _journal_names(names)
+        self._lines: dict[str, dict[str, bytes]] = {}
+        for match in _SUMS.finditer(_bytes(paths.ledger_path)):
+            with contextlib.suppress(orjson.JSONDecodeError):
+                self._lines.setdefault(orjson.loads(match["cohort"]), {})[match["run"].decode()] = match[0]
+        for lines in self._lines.values():
+            lines.pop(but, None)
+        self._unkept: dict[str, list[str]] = {}
+        """Runs that have left a journal and no sums, by cohort."""
+        kept = {but}.union(*self._lines.values())
+        for run_id, name in self._journals.items():
+            if run_id not in kept:
+                self._unkept.setdefault(cohort_of(paths.runs_dir / name), []).append(run_id)
+        self._found: dict[str, list[RunAccount]] = {}
+
+    def of(self, cohort_id: str | None) -> list[RunAccount]:
+        """The accounts of a cohort's runs, oldest first; of runs that are under way as far as they are.
+
+        Args:
+            cohort_id: ``None`` for the runs of all cohorts.
+        """
+        if cohort_id is None:
+            every = [account for name in {*self._lines, *self._unkept} for account in self.of(name)]
+            return sorted(every, key=lambda account: account.run_id)
+        if cohort_id not in self._found:
+            self._found[cohort_id] = self._read(cohort_id)
+        return self._found[cohort_id]
+
+    def _read(self, cohort_id: str) -> list[RunAccount]:
+        accounts, unread = [], list(self._unkept.get(cohort_id, ()))
+        for run_id, line in self._lines.get(cohort_id, {}).items():
+            try:
+                accounts.append(RunAccount.from_json(run_id, cohort_id, orjson.loads(line)))
+            except ValueError:
+                unread.append(run_id)  # not as this version writes it: from the journal, then
+        fresh: list[RunAccount] = []
+        for run_id in unread:
+            if run_id in self._journals:
+                account = fold_journal(run_id, self._paths.runs_dir / self._journals[run_id])
+                accounts.append(account)
+                if run_id not in self._living:
+                    fresh.append(account)
+        keep_accounts(self._paths, fresh)
+        return sorted(accounts, key=lambda account: account.run_id)
+
+
+def read_accounts(paths: Paths, cohort_id: str | None, *, but: str = "") -> list[RunAccount]:
+    """The accounts of one cohort's runs, see `Accounts`."""
+    return Accounts(paths, but=but).of(cohort_id)
 
 
 def kept_runs(paths: Paths) -> set[str]:
-    """The runs whose sums are kept."""
-    return _kept(paths, "")[0]
-
-
-def _kept(paths: Paths, cohort_id: str | None) -> tuple[set[str], dict[str, RunAccount]]:
-    """The runs whose sums are kept, and the accounts of those that are the cohort's."""
-    known: set[str] = set()
-    accounts: dict[str, RunAccount] = {}
-    wanted = None if cohort_id is None else orjson.dumps(cohort_id)
+    """The runs whose sums are kept, each line read in full: a journal may go by this."""
+    found = set()
     for match in _SUMS.finditer(_bytes(paths.ledger_path)):
         run_id = match["run"].decode()
-        known.add(run_id)
-        if wanted is None or match["cohort"] == wanted:
-            try:
-                record = orjson.loads(match[0])
-                accounts[run_id] = RunAccount.from_json(run_id, record["cohort"], record)
-            except (orjson.JSONDecodeError, ValueError):
-                known.discard(run_id)  # not as this version writes it: from the journal, then
-    return known, accounts
+        with contextlib.suppress(ValueError):
+            record = orjson.loads(match[0])
+            RunAccount.from_json(run_id, record["cohort"], record)
+            found.add(run_id)
+    return found
 
 
 def keep_accounts(paths: Paths, accounts: Sequence[RunAccount], *, sync: bool = False) -> bool:
@@ -262,6 +295,14 @@ def read_made(paths: Paths, accounts: Collection[RunAccount]) -> Iterator[tuple[
             del wanted[run_id]  # a run that is listed twice has the same sums both times
             for stage, names in found:
                 yield run_id, stage, names
+
+
+def made_bytes(paths: Paths) -> int:
+    """The size of what `read_made` reads."""
+    try:
+        return paths.made_path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _bytes(path: Path) -> bytes:
