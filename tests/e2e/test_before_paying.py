@@ -100,15 +100,15 @@ def test_a_model_that_is_not_listed_is_a_warning(tmp_path: Path, kind: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("options", "most"),
+    ("options", "is_listed"),
     [
-        (Options(list_status=404, latency_s=0.4), 6),
-        (Options(list_status=500, latency_s=0.4), 6),
-        (Options(list_latency_s=20.0, latency_s=0.4), 6),
-        (Options(listed=NAMES, latency_s=0.4), 20),
+        (Options(list_status=404, latency_s=0.4), False),
+        (Options(list_status=500, latency_s=0.4), False),
+        (Options(list_latency_s=20.0, latency_s=0.4), False),
+        (Options(listed=NAMES, latency_s=0.4), True),
     ],
 )
-def test_where_there_is_no_list_few_calls_go_first(tmp_path: Path, options: Options, most: int) -> None:
+def test_where_there_is_no_list_few_calls_go_first(tmp_path: Path, options: Options, is_listed: bool) -> None:
     two = membership_rows(essays=())
     rows = [{**two[n % 2], "gen_id": f"draft-{n:04d}", "replicate": str(n // 2 + 1)} for n in range(20)]
     project = make_project(tmp_path, rows)
@@ -116,7 +116,8 @@ def test_where_there_is_no_list_few_calls_go_first(tmp_path: Path, options: Opti
     assert (code, server.lists) == (0, 1)
     first = min(record.received for record in server.records)
     early = sum(record.received < first + 0.3 for record in server.records)
-    assert early == most
+    # Three a lane; with a list as many as a slow machine sends within the time, and more than that.
+    assert early > 6 if is_listed else early <= 6
 
 
 def test_an_address_that_leads_nowhere(tmp_path: Path) -> None:

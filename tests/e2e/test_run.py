@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from genworker import load_generation
+from genworker.core.ids import seed_for
 from support.llm_server import LLMServer, Options, Rule, fail_each_first
 from support.project import COHORT, Project, make_project, membership_rows, write
 
@@ -172,6 +173,43 @@ def test_retry_asks_again_and_keeps_the_old_answer_aside(project: Project) -> No
         aside = list(project.paths.aside_dir("evaluation", row["gen_id"]).iterdir())
         assert [(path / "raw.txt").read_text() for path in aside] == ["no score"]
     assert complete_directories(project) == len(ROWS)
+
+
+def test_retry_draws_another_seed_and_what_is_no_new_question_keeps_it(project: Project) -> None:
+    judged = [row["gen_id"] for row in ROWS if row["stage"] == "evaluation"]
+
+    def stored() -> dict[str, int]:
+        files = {name: project.paths.metadata_path("evaluation", name) for name in judged}
+        return {name: json.loads(path.read_text())["sampling"]["seed"] for name, path in files.items()}
+
+    with LLMServer(Options(reply=lambda request: "no score")).in_thread() as server:
+        project.use_server(server.openai_url, extra="seed = true")
+        assert project.run("run", COHORT).returncode == 1
+        first = stored()
+        # A reset is a try of the same question, and another `retry` that finds the first one's answers asks anew.
+        server.reconfigure(
+            Options(reply=lambda request: "no score", rules=(Rule("reset", first_attempts=1),))
+        )
+        mark = len(server.records)
+        assert project.run("retry", COHORT, "--unparseable").returncode == 1
+        second = stored()
+        asked = Counter(record.seed for record in server.records[mark:])
+        server.reconfigure(Options())
+        assert project.run("retry", COHORT, "--unparseable").returncode == 0
+    third = stored()
+    assert first == {name: seed_for(name) for name in judged}
+    assert second == {name: seed_for(name, first[name]) for name in judged}
+    assert asked == Counter({seed: 2 for seed in second.values()})
+    assert third == {name: seed_for(name, second[name]) for name in judged}
+
+
+@pytest.mark.parametrize("seed", ["seed = 5", "seed = false"])
+def test_a_seed_that_is_configured_is_not_drawn_anew(project: Project, seed: str) -> None:
+    with LLMServer(Options(reply=lambda request: "no score")).in_thread() as server:
+        project.use_server(server.openai_url, extra=seed)
+        assert project.run("run", COHORT).returncode == 1
+        assert project.run("retry", COHORT, "--unparseable").returncode == 1
+        assert {record.seed for record in server.records} == ({5} if "5" in seed else {None})
 
 
 @pytest.mark.parametrize(("fault", "scope"), [("401", "endpoint"), ("403", "endpoint"), ("404", "model")])

@@ -87,3 +87,12 @@ def test_a_seed_belongs_to_its_generation() -> None:
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**31 for seed in seeds)
     assert seed_for("gen1") == seed_for("gen1")
+
+
+def test_the_seed_behind_a_seed_is_another_and_always_the_same() -> None:
+    chain = [seed_for("gen1")]
+    for _ in range(100):
+        chain.append(seed_for("gen1", chain[-1]))
+    assert len(set(chain)) == len(chain)
+    assert all(0 <= seed < 2**31 for seed in chain)
+    assert seed_for("gen1", 7) == seed_for("gen1", 7) != seed_for("gen2", 7)

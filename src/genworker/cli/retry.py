@@ -93,8 +93,8 @@ def retry(
 ) -> int:
     """Ask again for answers of COHORT that are no good. The old ones are paid for, and are kept aside.
 
-    A model that is asked with the same seed tends to answer the same: change its settings or the
-    template first where that is the reason.
+    Where a generation has a seed of its own (seed = true) the new answer is drawn with another one.
+    Elsewhere a model tends to answer the same: change its settings or the template first.
     """
     from genworker.core.budget import Caps
     from genworker.core.generation import FailureKind

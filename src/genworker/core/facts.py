@@ -303,8 +303,16 @@ class Facts:
     @property
     def max_tokens(self) -> int | None:
         """Most tokens that the answer might have."""
+        return self._sampled("max_tokens")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that the model was asked with; ``None`` where none was sent."""
+        return self._sampled("seed")
+
+    def _sampled(self, name: str) -> int | None:
         sampling = self.record.get("sampling")
-        return whole(sampling.get("max_tokens")) if isinstance(sampling, Mapping) else None
+        return whole(sampling.get(name)) if isinstance(sampling, Mapping) else None
 
     # The answer
 

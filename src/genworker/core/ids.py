@@ -80,9 +80,15 @@ def combo_id(concept_ids: Iterable[str], level: str, k_max: int) -> str:
     return f"combo_v1_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def seed_for(generation_id: str) -> int:
-    """A sampling seed in [0, 2³¹) that is the same for one gen_id everywhere."""
-    return int.from_bytes(hashlib.sha256(f"seed|{generation_id}".encode()).digest()[:4], "big") & 0x7FFFFFFF
+def seed_for(generation_id: str, after: int | None = None) -> int:
+    """A sampling seed in [0, 2³¹) that is the same for one gen_id everywhere.
+
+    Args:
+        after: the seed of an answer that is to be replaced: the new one is drawn from both, so that another
+            answer comes, and a repeat that is interrupted asks the same again.
+    """
+    text = f"seed|{generation_id}" if after is None else f"seed|{generation_id}|{after}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFFFFFF
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*")

@@ -295,14 +295,20 @@ class LoadedSettings:
                 layers.append(model.stages[stage])
         return layers
 
-    def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
-        """The parameters of one call, the more specific section over the less specific one."""
+    def sampling(
+        self, stage: Stage, model_id: str, endpoint: str, gen_id: str, *, after: int | None = None
+    ) -> Sampling:
+        """The parameters of one call, the more specific section over the less specific one.
+
+        Args:
+            after: the seed of the answer that the call is to replace; `genworker.core.ids.seed_for`.
+        """
         key = (stage, model_id, endpoint)
         found = self._samplings.get(key)
         if found is None:
             found = self._samplings[key] = self._sampling(*key)
         sampling, has_own_seed = found
-        return replace(sampling, seed=seed_for(gen_id)) if has_own_seed else sampling
+        return replace(sampling, seed=seed_for(gen_id, after)) if has_own_seed else sampling
 
     def _sampling(self, stage: Stage, model_id: str, endpoint: str) -> tuple[Sampling, bool]:
         """What the sections say, and whether each generation is to have a seed of its own."""

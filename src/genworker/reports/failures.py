@@ -64,7 +64,7 @@ _MEND: dict[str, tuple[tuple[str, ...], str]] = {
     "unparseable": (
         ("genworker reparse COHORT", "genworker retry COHORT --unparseable"),
         "Mend the parser or the template first. To parse again costs nothing; to ask again does, and "
-        "with the same seed a model tends to answer the same.",
+        "where no seed = true is set a model tends to answer the same.",
     ),
     "truncated": (
         ("genworker retry COHORT --truncated",),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -51,6 +52,8 @@ class CohortWork:
     answer_tokens: int | None = None
     batch: bool | None = None
     is_capped: bool = False
+    replaced: Container[int] = frozenset()
+    """Jobs whose answer replaces one that the store holds: those are asked with another seed."""
     _excess: dict[Route, Decimal] = field(default_factory=dict)  # of routes that have answered
     _warnings: list[str] = field(default_factory=list)
     _drafts: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -141,14 +144,27 @@ class CohortWork:
             prompt=prompt,
             cache_at=() if prefix is None else prefix.cache_at,
             prefix=None if prefix is None else prefix.name,
-            sampling=self.sampling(row.stage, model_id, route.endpoint, row.gen_id),
+            sampling=self.sampling(
+                row.stage, model_id, route.endpoint, row.gen_id, after=self._seed_before(job)
+            ),
             timeout_s=self.project.loaded.settings.endpoints[route.endpoint].timeout_s,
         )
 
-    def sampling(self, stage: Stage, model_id: str, endpoint: str, gen_id: str) -> Sampling:
-        """The parameters of a call."""
-        sampling = self.project.loaded.sampling(stage, model_id, endpoint, gen_id)
+    def sampling(
+        self, stage: Stage, model_id: str, endpoint: str, gen_id: str, *, after: int | None = None
+    ) -> Sampling:
+        """The parameters of a call; see `genworker.project.settings.LoadedSettings.sampling`."""
+        sampling = self.project.loaded.sampling(stage, model_id, endpoint, gen_id, after=after)
         return sampling if self.answer_tokens is None else replace(sampling, max_tokens=self.answer_tokens)
+
+    def _seed_before(self, job: int) -> int | None:
+        """The seed of the answer that a row's next one replaces: with it the same text would come again."""
+        if job not in self.replaced:
+            return None
+        row = self.membership.rows[job]
+        with contextlib.suppress(StoreError, ValueError):
+            return read_generation(self.project.paths.gens_root, row.stage, row.gen_id).facts.seed
+        return None
 
     def worst_case(self, job: int, request: CompletionRequest) -> Charge:
         """See `genworker.ports.Work.worst_case`."""

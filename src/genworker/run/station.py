@@ -245,6 +245,7 @@ class Station:
         specs = order.specs if lease is not None else await self._looked_at(order)
         by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
         self.stages = bytearray(row.stage.order for row in self.membership.rows)
+        self.work.replaced = order.replace
         scheduler = self.scheduler = Scheduler(
             stages=self.stages,
             parents=parents,
