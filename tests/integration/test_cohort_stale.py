@@ -237,7 +237,12 @@ def test_what_cohorts_share_is_read_once(project: Project, monkeypatch: pytest.M
 
     def counted(owner: object, name: str) -> None:
         inner = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given: read.append(given[1:] or given) or inner(*given))
+
+        def count(*given: object) -> object:
+            read.append(given[1:] or given)
+            return inner(*given)
+
+        monkeypatch.setattr(owner, name, count)
 
     counted(TemplateFiles, "_read")
     counted(store_index, "_list_names")
