@@ -58,8 +58,8 @@ class SamplingSettings(Section):
     stop: list[str] | None = None
     """Texts that end an answer."""
     seed: bool | int | None = None
-    """`true`: a seed of each generation's own, from its gen_id, and another one when `retry` replaces its answer; a
-    number: that one; `false`: none."""
+    """`true`: a seed of each generation's own, from its gen_id, and another one when `retry` replaces its
+    answer; a number: that one; `false`: none."""
     system: str | None = None
     """The system text."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
