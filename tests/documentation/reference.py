@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from genworker.cli import app
+from genworker.messages import CHAPTERS, MESSAGES, Message
 from genworker.project import endpoints, sections
 from genworker.project import settings as settings_module
 from genworker.project.endpoints import KINDS, EndpointSettings
@@ -352,10 +354,49 @@ def outcomes_page() -> str:
     return f"{head}{BEGIN}\n{answers_table()}\n{END}{rest.partition(END)[2]}"
 
 
+# Messages
+
+
+def messages_page() -> str:
+    """``docs/reference/messages.md``: every kind of message, by its short name."""
+    lines = [
+        "# Messages",
+        "",
+        "Every message of wrong input says itself where it is (`where:`) and how to mend it (`fix:`). Its last line",
+        "names it: `genworker explain NAME` says in the terminal what this page says. The words of a message do as",
+        'well: `genworker explain "HTTP 402: insufficient_quota"`.',
+        "",
+    ]
+    chapters = dict.fromkeys(message.chapter for message in sorted(MESSAGES, key=_chapter))
+    for chapter in chapters:
+        lines += [f"## {chapter}", ""]
+        for message in MESSAGES:
+            if message.chapter != chapter:
+                continue
+            plain = [words for words in message.words if re.search(r"[\\^$(|\[]", words) is None]
+            lines += [f"### {message.name} {{ #{message.name} }}", ""]
+            if plain:
+                lines += [" · ".join(f"*{words}*" for words in plain[:6]), ""]
+            lines += [message.means, "", _linked(message.mends), ""]
+    return MADE + "\n".join(lines).rstrip() + "\n"
+
+
+def _chapter(message: Message) -> int:
+    return CHAPTERS.index(message.chapter)
+
+
+def _linked(text: str) -> str:
+    """The pages that a text names, as links."""
+    return re.sub(
+        r"docs/([a-z/-]+)\.md", lambda found: f"[{found[1].rpartition('/')[2]}](../{found[1]}.md)", text
+    )
+
+
 PAGES = {
     "reference/commands.md": commands_page,
     "reference/configuration.md": configuration_page,
     "outcomes.md": outcomes_page,
+    "reference/messages.md": messages_page,
 }
 """Page below ``docs`` → what writes it."""
 

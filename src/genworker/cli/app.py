@@ -64,8 +64,12 @@ def put_json(record: Any) -> None:
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Say what is wrong and leave."""
+    """Say what is wrong, and where more is said about it, and leave."""
+    from genworker.messages import names_of
+
     say(f"error: {error}")
+    for name in names_of(error):
+        say(f"  help:  genworker explain {name}")
     raise typer.Exit(int(exit_code_for(error)))
 
 
