@@ -625,6 +625,18 @@ MESSAGES: tuple[Message, ...] = (
         "Nothing, or `genworker run COHORT --refresh stale`.",
     ),
     Message(
+        "ray",
+        CREW,
+        (
+            "Ray cannot be used",
+            "Ray has found no free processor",
+            "needs the package ray",
+            "a Ray cluster is",
+        ),
+        "`--engine ray` needs the extra `ray` and a cluster, and one processor a worker.",
+        "`pip install 'genworker[ray]'`; `--address` names the cluster: docs/cluster.md. Without Ray: `--engine local`.",
+    ),
+    Message(
         "workers",
         CREW,
         (
