@@ -634,7 +634,8 @@ MESSAGES: tuple[Message, ...] = (
             "a Ray cluster is",
         ),
         "`--engine ray` needs the extra `ray` and a cluster, and one processor a worker.",
-        "`pip install 'genworker[ray]'`; `--address` names the cluster: docs/cluster.md. Without Ray: `--engine local`.",
+        "`pip install 'genworker[ray]'`; `--address` names the cluster: docs/cluster.md. Without Ray: "
+        "`--engine local`.",
     ),
     Message(
         "workers",
