@@ -97,8 +97,16 @@ class BatchProvider(Protocol):
         """
         ...
 
+    async def newest(self) -> list[Listed]:
+        """The latest batches of the key's owner, whoever made them: one page of the listing."""
+        ...
+
     async def find(self, since_s: float) -> list[Listed]:
-        """All batches of the key's owner that are not older, whoever made them."""
+        """All batches of the key's owner that are not older, whoever made them; older ones may be among them.
+
+        Args:
+            since_s: by the times of the listing itself.
+        """
         ...
 
     async def look(self, batch_id: str) -> Look:
@@ -114,7 +122,9 @@ class BatchProvider(Protocol):
         ...
 
     async def first_name(self, batch_id: str) -> str | None:
-        """The name of the first request in an ended batch's results; ``None`` when it has none."""
+        """The name of the first request in an ended batch's results; ``None`` when none can be seen, which
+        says nothing of whose the batch is.
+        """
         ...
 
     def decode(self, line: bytes) -> BatchResult | None:
@@ -123,10 +133,6 @@ class BatchProvider(Protocol):
 
     async def cancel(self, batch_id: str) -> None:
         """Ask to end a batch early."""
-        ...
-
-    def server_s(self) -> float | None:
-        """The provider's clock, in seconds since 1970, as its last answer told it; ``None`` before that."""
         ...
 
 

@@ -189,17 +189,18 @@ def test_a_listing_is_complete_over_its_pages_and_shows_what_can_be_known(
     async def go() -> None:
         provider = make(kind, server)
         path = write(tmp_path / "r", provider, ["x", "y"])
-        await provider.find(0.0)
-        began = provider.server_s()
-        assert began is not None
+        began = server.now
         made = [await submit(provider, path, 2) for _ in range(8)]
+        assert [each.batch_id for each in await provider.newest()] == made[:-4:-1]
         listed = await provider.find(began - 5)
         assert sorted(each.batch_id for each in listed) == sorted(made)
         assert all(each.count == 2 for each in listed)
         assert all(("abc" in each.marks) == provider.has_marks for each in listed)
         server.advance(3600)
-        await provider.find(0.0)
-        assert await provider.find(provider.server_s() or 0.0) == []
+        later = await submit(provider, path, 2)
+        calls = server.calls["list"]
+        assert later in {each.batch_id for each in await provider.find(server.now - 5)}
+        assert server.calls["list"] == calls + 1  # what follows is older
         assert await make(kind, server, key="another").find(0.0) == []
 
     run(go)
@@ -362,3 +363,121 @@ def test_a_batch_of_several_megabytes_is_sent(kind: str, server: BatchServer, tm
         assert len(await results(provider, batch_id, path)) == 10
 
     run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_listing_is_read_to_its_end_unless_it_is_seen_to_go_from_newer_to_older(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    server.page, server.newest_first = 3, False
+
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x"])
+        for _ in range(7):
+            await submit(provider, path, 1)
+            server.advance(100)
+        last = await submit(provider, path, 1)
+        assert last in {each.batch_id for each in await provider.find(server.now - 5)}
+
+    run(go)
+
+
+def test_pages_that_repeat_themselves_are_an_error_and_no_end(server: BatchServer, tmp_path: Path) -> None:
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x"])
+        await submit(provider, path, 1)
+        listing = server._list
+        server._list = lambda api, key, query: {**listing(api, key, {}), "has_more": True}  # type: ignore[method-assign]
+        with pytest.raises(MalformedAnswerError):
+            await provider.find(0.0)
+
+    run(go)
+
+
+def test_times_in_words_and_states_in_capitals_are_understood(server: BatchServer, tmp_path: Path) -> None:
+    server.times = "text"
+
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x"])
+        batch_id = await submit(provider, path, 1)
+        (listed,) = await provider.newest()
+        assert abs(listed.created_s - server.now) < 5
+        assert not listed.has_ended
+        server.advance(61)
+        assert (await provider.look(batch_id)).is_final
+        assert len(await results(provider, batch_id, path)) == 1
+
+    run(go)
+
+
+def test_an_uploaded_file_is_waited_for_while_the_provider_looks_through_it(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x"])
+        server.looks_through = 2
+        file_id = await provider.upload(path, "genworker-abc.jsonl")
+        assert await provider.create(path, 1, file_id, "abc")
+
+    run(go)
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_the_first_line_of_results_is_read_whole_however_long_it_is(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    server.separator = "long " * 100_000
+
+    async def go() -> None:
+        provider = make(kind, server)
+        path = write(tmp_path / "r", provider, ["x"])
+        batch_id = await submit(provider, path, 1)
+        server.advance(61)
+        batch = next(iter(server.batches.values()))
+        server.settle()
+        assert batch.results is not None
+        record = json.loads(batch.results[0])
+        record["custom_id"] = record.pop("custom_id")  # at the end of the line
+        batch.results[0] = json.dumps(record).encode()
+        assert await provider.first_name(batch_id) == "gw-abc-0"
+        batch.results.clear()
+        batch.output_id = None
+        assert await provider.first_name(batch_id) is None
+
+    run(go)
+
+
+def test_lines_of_unanswered_requests_are_known_to_lack_alone(server: BatchServer, tmp_path: Path) -> None:
+    server.rows = lambda prompt, asked: "400" if prompt.text == "bad" else "ok"
+
+    async def go() -> None:
+        provider = make("openai", server)
+        path = write(tmp_path / "r", provider, ["x", "bad"])
+        batch_id = await submit(provider, path, 2)
+        server.advance(61)
+        server.polls += ["no-errors", "early"]
+        look = await provider.look(batch_id)
+        assert (look.is_complete, look.lacks_errors) == (False, True)
+        assert look.ended_s is not None
+        look = await provider.look(batch_id)
+        assert (look.is_complete, look.lacks_errors) == (False, False)
+        assert (await provider.look(batch_id)).is_complete
+
+    run(go)
+
+
+def test_an_answer_as_text_and_a_status_as_text_are_read(server: BatchServer) -> None:
+    answer = {"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": {}}
+    line = {"custom_id": "a", "response": {"status_code": "200", "body": json.dumps(answer)}}
+    refused = {"custom_id": "a", "response": {"status_code": "400", "body": '{"error": {"message": "no"}}'}}
+    provider = make("openai", server)
+    found, other = (provider.decode(json.dumps(each).encode()) for each in (line, refused))
+    assert found is not None
+    assert found.completion is not None
+    assert found.completion.text == "hi"
+    assert other is not None
+    assert isinstance(other.error, RequestRejectedError)

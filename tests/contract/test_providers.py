@@ -111,6 +111,7 @@ WHOLE_BODIES = {
         "max_tokens": 2000,
         "stop": ["END"],
         "seed": 7,
+        "service_tier": "flex",
         "top_k": 40,
     },
     "anthropic": {
@@ -121,6 +122,7 @@ WHOLE_BODIES = {
         "top_p": 0.5,
         "max_tokens": 2000,
         "stop_sequences": ["END"],
+        "service_tier": "flex",
         "top_k": 40,
     },
 }
@@ -149,7 +151,14 @@ def sent(kind: str, asked: CompletionRequest) -> dict[str, object]:
 def test_everything_that_was_set_is_sent_and_nothing_else(kind: str) -> None:
     extra = {"top_k": 40, "model": "another", "messages": [], "temperature": 2, "max_tokens": 9}
     asked = request(
-        "prompt", temperature=0.3, top_p=0.5, stop=("END",), seed=7, system="be brief", extra_body=extra
+        "prompt",
+        temperature=0.3,
+        top_p=0.5,
+        stop=("END",),
+        seed=7,
+        system="be brief",
+        service_tier="flex",
+        extra_body=extra,
     )
     assert sent(kind, asked) == WHOLE_BODIES[kind]
     own = KINDS_TABLE[kind].own_fields

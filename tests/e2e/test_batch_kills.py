@@ -5,23 +5,41 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from genworker.run.batch_money import batch_money
 from support.batch_kills import Killer
 from support.batch_server import BatchServer
-from support.project import COHORT, Project, make_project, membership_rows
+from support.project import COHORT, Project, make_project, membership_rows, write_csv
 
 FATES = ("ok", "lost", "never", "late:0.1", "500-made", "409")
+WAYS = ("again", "moved", "other cohort", "two workers", "killed again", "stopped")
+"""How the root is taken up after a kill; ``stopped``: instead of it, for longer than `SETTLE_S`, with a worker beside."""
 SETTLE_S = 0.3
-STRIDE = int(os.environ.get("BATCH_KILL_STRIDE", "11"))
+STRIDE = int(os.environ.get("BATCH_KILL_STRIDE", "23"))
 """Every so many steps; 1 for all of them: ``make crashtest``."""
+SHIFT = int(os.environ.get("BATCH_KILL_SHIFT", "0"))
+"""Which fate and which way meet a step; every number from 0 to 35 is another pairing."""
+PART, PARTS = map(int, os.environ.get("BATCH_KILL_PART", "0/1").split("/"))
+"""One of so many equal parts of the steps, so that a long campaign can be run in pieces."""
+PRICES = (1.0, 5.0)
+"""US dollars per million tokens of prompts and answers, in batches."""
 
 
 @pytest.fixture(scope="module")
 def killer() -> Iterator[Killer]:
+    with Killer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def beside() -> Iterator[Killer]:
     with Killer() as running:
         yield running
 
@@ -46,6 +64,9 @@ def configure(project: Project, server: BatchServer, kind: str) -> None:
 def template(tmp_path: Path) -> Project:
     rows = membership_rows(drafts=("plain", "tagged"), essays=(), models=("alpha",))
     project = make_project(tmp_path / "template", rows)
+    write_csv(
+        project.paths.cohort_membership_csv("other"), [{**row, "cohort_id": "other"} for row in rows[:1]]
+    )
     register = project.paths.templates_csv("draft")
     register.write_text(register.read_text().replace("essay_block", ""))
     return project
@@ -56,12 +77,56 @@ def copy_of(template: Project, directory: Path) -> Project:
     return Project(directory)
 
 
-def finish(killer: Killer, project: Project, server: BatchServer) -> None:
+def finish(killer: Killer, project: Project, server: BatchServer, cohort: str = COHORT) -> None:
     for _ in range(6):
-        code, _ = killer.run(0, project.root, "run", COHORT, "--plain")
+        code, _ = killer.run(0, project.root, "run", cohort, "--plain")
+        check_account(project, server)
         if code == 0:
             return
     raise AssertionError((project.root / "run.log").read_text()[-4000:])
+
+
+def take_up(
+    way: str, step: int, killer: Killer, beside: Killer, project: Project, server: BatchServer
+) -> Project:
+    """Bring a root to its end after a kill; returns where it is then."""
+    if way == "moved":
+        there = project.root.with_name(f"{project.root.name}-moved")
+        shutil.move(project.root, there)
+        project = Project(there)
+    elif way == "other cohort":
+        finish(killer, project, server, "other")
+    elif way == "two workers":
+        at_once(killer, beside, project)
+    elif way == "killed again":
+        killer.run(1 + step * 7 % 90, project.root, "run", COHORT, "--plain")
+        check_account(project, server)
+    finish(killer, project, server)
+    return project
+
+
+def at_once(killer: Killer, beside: Killer, project: Project, step: int = 0) -> None:
+    """Two workers of one cohort."""
+    arguments = ("run", COHORT, "--plain", "--if-locked", "share")
+    other = threading.Thread(target=lambda: beside.run(0, project.root, *arguments))
+    if not step:
+        other.start()
+        killer.run(step, project.root, *arguments)
+    else:
+        first = threading.Thread(target=lambda: killer.run(step, project.root, *arguments))
+        first.start()
+        time.sleep(0.4)
+        other.start()
+        first.join()
+    other.join()
+
+
+def check_account(project: Project, server: BatchServer) -> None:
+    """The account is never below the provider's bill, whatever was killed."""
+    bill = server.bill_usd(*PRICES)
+    cohorts = (COHORT, "other")
+    account = sum(float(batch_money(project.paths, cohort).total.most_usd) for cohort in cohorts)
+    assert account >= bill - 1e-12, (account, bill)
 
 
 def check(project: Project, server: BatchServer, rows: int) -> None:
@@ -85,6 +150,7 @@ def forget(server: BatchServer) -> None:
     server.batches.clear()
     server.files.clear()
     server.bill.clear()
+    server.billed_tokens = [0, 0]
     server.asked.clear()
     server.calls.clear()
     server.creates.clear()
@@ -93,23 +159,32 @@ def forget(server: BatchServer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])
 def test_a_kill_at_each_step(
-    kind: str, killer: Killer, server: BatchServer, template: Project, tmp_path: Path
+    kind: str, killer: Killer, beside: Killer, server: BatchServer, template: Project, tmp_path: Path
 ) -> None:
     configure(template, server, kind)
-    step, last = 1 if STRIDE == 1 else 1 + len(kind) % STRIDE, 10_000
-    while step <= last:
+    code, steps = killer.run(0, copy_of(template, tmp_path / "whole").root, "run", COHORT, "--plain")
+    assert code == 0
+    assert steps > 100
+    forget(server)
+    stories: Counter[str] = Counter()
+    for step in range(1 + len(kind) % STRIDE if STRIDE > 1 else 1, steps + 1, STRIDE):
+        if step * PARTS // (steps + 1) != PART:
+            continue
         project = copy_of(template, tmp_path / f"step-{step}")
-        server.creates.append(FATES[step % len(FATES)])
-        code, _ = killer.run(step, project.root, "run", COHORT, "--plain")
-        if code != -9:
-            assert code == 0, (project.root / "run.log").read_text()[-4000:]
-            last = step
-        finish(killer, project, server)
+        way = WAYS[(step // (STRIDE if STRIDE > 1 else 1) + SHIFT) % len(WAYS)]
+        server.creates.append(FATES[(step + SHIFT // len(WAYS)) % len(FATES)])
+        if way == "stopped":
+            at_once(killer, beside, project, -step)
+        else:
+            code, _ = killer.run(step, project.root, "run", COHORT, "--plain")
+            assert code in (-9, 0), (project.root / "run.log").read_text()[-4000:]
+        check_account(project, server)
+        project = take_up(way, step, killer, beside, project, server)
         check(project, server, rows=2)
+        stories[way] += 1
         forget(server)
         shutil.rmtree(project.root)
-        step += STRIDE
-    assert last > 50
+    print(f"{kind}: {steps} steps, {sum(stories.values())} stories:", dict(stories))
 
 
 @pytest.mark.parametrize("kind", ["openai", "anthropic"])

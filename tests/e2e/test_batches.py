@@ -399,3 +399,113 @@ def test_a_plan_shows_both_prices(server: BatchServer, tmp_path: Path) -> None:
     assert "a day" in batched["limited_by"]
     assert "Call by call:" in project.run("plan", COHORT).stdout
     assert server.calls["create"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_create_that_takes_effect_very_late_makes_a_twin_that_is_seen_and_paid(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(4))
+    configure(project, server, kind, extra="batch = true")
+    server.creates.append("late:1.5")  # the settling time is 0.3 s
+    server.work_s = 1000.0
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: len(server.batches) == 2)
+    if kind == "openai":  # a mark shows it at once; without one its results do
+        wait_for(lambda: server.calls["cancel"] == 1)
+    else:
+        time.sleep(0.3)
+    server.advance(2000.0)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 0, said
+    assert sum(server.billed().values()) == (4 if kind == "openai" else 8)
+    money = record(project, "status", COHORT)["money"]
+    assert float(money["spent_usd"]) >= server.bill_usd(1.0, 5.0) - 1e-9
+    assert len(list(project.paths.gens_root.glob("draft/*/parsed.txt"))) == 4
+    (settled,) = project.paths.batches_dir.glob("*/settled.json")
+    assert len(json.loads(settled.read_text())["twins"]) == 1
+
+
+def test_the_clock_of_another_machine_is_not_trusted_with_the_settling_time(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(1))
+    configure(project, server, extra="batch = true", batches="")
+    project.configure(project.config.read_text().replace("settle_s = 0.3", "settle_s = 3"))
+    server.creates.append("never")
+    started = project.start("run", COHORT, "--plain")
+    (log,) = wait_for_files(project, "*/log.jsonl", b"sought")
+    started.kill()
+    started.communicate()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[-1] |= {"at_s": time.time() - 3600, "machine": "elsewhere"}
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    began = time.monotonic()
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["create"] == 2)
+    assert time.monotonic() - began > 3
+    started.communicate(timeout=60)
+    assert started.returncode == 0
+
+
+def wait_for_files(project: Project, pattern: str, content: bytes) -> list[Path]:
+    found: list[Path] = []
+
+    def are_there() -> bool:
+        found[:] = [path for path in project.paths.batches_dir.glob(pattern) if content in path.read_bytes()]
+        return bool(found)
+
+    wait_for(are_there)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_date_that_has_nothing_to_do_with_the_listing_s_times_loses_no_batch(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, kind, extra="batch = true")
+    server.date_ahead_s = 3e8
+    server.creates.append("lost")
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert (server.calls["create"], sum(server.billed().values())) == (1, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_that_lack_lines_are_fetched_again_before_a_row_is_asked_again(
+    kind: str, server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(3))
+    configure(project, server, kind, extra="batch = true")
+    server.downloads += ["short", "503", "torn"]
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert (server.calls["create"], sum(server.billed().values())) == (1, 3)
+
+
+def test_a_batch_that_is_not_found_yet_and_one_that_cannot_be_cancelled_are_waited_for(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="batch = true", batches="max_wait_s = 0.5")
+    server.work_s = 1000.0
+    server.polls.append("404")
+    server.cancels += ["409", "503"]
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["cancel"] >= 3)
+    server.work_s = 0.0
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 0, said
+    assert sum(server.billed().values()) == 2
+
+
+def test_an_upload_that_is_refused_gives_the_rows_back(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="batch = true")
+    server.uploads.append("413")
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 1
+    assert record(project, "batches") == {"batches": []}
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert sum(server.billed().values()) == 2

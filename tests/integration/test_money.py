@@ -222,3 +222,38 @@ def test_a_plan_warns_where_nothing_bounds_an_answer(tmp_path: Path) -> None:
         text = project.config.read_text(encoding="utf-8").replace("max_tokens = 120\n", "")
         project.configure(text)
         assert "Nothing bounds an answer of draft by alpha" in project.run("plan", COHORT).stdout
+
+
+def test_a_service_tier_costs_what_the_answer_says_it_was_served_at(tmp_path: Path) -> None:
+    """Half the price without a batch is one key; what is served at another tier costs what that one does."""
+
+    def served(request: Any) -> str:
+        return request.body["service_tier"] if int(request.key[:8], 16) % 3 else "priority"
+
+    options = Options(served_tier=served)
+    with LLMServer(options).in_thread() as server:
+        ordinary = configured(tmp_path / "ordinary", server, replicates=10)
+        ordinary.configure(
+            ordinary.config.read_text().replace("seed = true", 'seed = true\nservice_tier = "default"')
+        )
+        flex = configured(tmp_path / "flex", server, replicates=10)
+        flex.configure(flex.config.read_text().replace("seed = true", 'seed = true\nservice_tier = "flex"'))
+        plan = json.loads(flex.run("plan", COHORT, "--json").stdout)
+        dearer = json.loads(ordinary.run("plan", COHORT, "--json").stdout)
+        assert Decimal(plan["cost_usd"]) * 2 == pytest.approx(
+            Decimal(dearer["cost_usd"]), rel=Decimal("0.001")
+        )
+        assert "Service tier flex: draft by" in flex.run("plan", COHORT).stdout
+        assert flex.run("run", COHORT, "--plain", "--max-cost", "1").returncode == 0
+    shares = {"flex": Decimal("0.5"), "priority": Decimal(2)}
+    tiers: list[str] = []
+    spent = Decimal(0)
+    for path in flex.paths.gens_root.glob("*/*/metadata.json"):
+        facts = json.loads(path.read_text())
+        usage, tier = facts["usage"], facts["service_tier"]
+        tiers.append(tier)
+        listed = Decimal(usage["input_tokens"] * 3 + usage["output_tokens"] * 15) / 1_000_000
+        assert Decimal(facts["cost_usd"]) == listed * shares[tier]
+        spent += listed * shares[tier]
+    assert set(tiers) == set(shares)
+    assert at_most(json.loads(flex.run("status", COHORT, "--json").stdout)) == spent

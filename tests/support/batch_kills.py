@@ -1,21 +1,27 @@
 """Runs of the command line that die at a chosen step of a batch; every module is imported once, and runs are forked.
 
 As a program it reads lines ``<step> <directory> <argument>…`` and answers each with ``<exit code> <steps taken>``; a
-run that was killed at its step has the exit code -9. Step 0 lets it live. Steps are the system calls by which a batch
-is written down, the calls to the provider, and the commits, each before and after.
+run that was killed at its step has the exit code -9. Step 0 lets it live; at a negative one it is stopped for
+`STOPPED_S` seconds, and goes on. Steps are all system calls by which a process changes a disk or takes a lock, before
+each; and the calls to the provider, each before and after, also within a download.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-CALLS = ("write", "fsync", "rename", "replace", "open", "mkdir", "ftruncate")
+CALLS = ("write", "fsync", "rename", "replace", "mkdir", "ftruncate", "link", "unlink", "remove", "rmdir")
+STOPPED_S = 0.8
 
 
 class Killer:
@@ -59,54 +65,55 @@ class Killer:
 class _Steps:
     def __init__(self, kill_at: int, report: int) -> None:
         self.kill_at, self.report, self.taken = kill_at, report, 0
+        self._lock = threading.Lock()
 
     def __call__(self) -> None:
-        self.taken += 1
-        os.pwrite(self.report, f"{self.taken}\n".encode(), 0)
-        if self.taken == self.kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class _Os:
-    """The module `os`, with a step before and after each call that changes something."""
-
-    def __init__(self, step: _Steps) -> None:
-        self._step = step
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(os, name)
-        if name not in CALLS:
-            return found
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self._step()
-            result = found(*arguments, **named)
-            self._step()
-            return result
-
-        return call
+        with self._lock:
+            self.taken += 1
+            os.pwrite(self.report, f"{self.taken}\n".encode(), 0)
+            if self.taken == abs(self.kill_at):
+                os.kill(os.getpid(), signal.SIGKILL if self.kill_at > 0 else signal.SIGSTOP)
 
 
 def _arm(step: _Steps) -> None:
     from genworker.providers.batch_calls import BatchCalls
-    from genworker.store import batches
-    from genworker.store.filesystem import FilesystemStore
 
-    batches.os = _Os(step)  # type: ignore
-    for owner, name in ((BatchCalls, "_send"), (FilesystemStore, "commit")):
-        _wrap(owner, name, step)
+    for name in CALLS:
+        _before(os, name, step)
+    _before(fcntl, "flock", step)
+    _before(os, "open", step, lambda path, flags, *rest, **named: bool(flags & (os.O_WRONLY | os.O_RDWR)))
+    send = BatchCalls._send
 
-
-def _wrap(owner: Any, name: str, step: _Steps) -> None:
-    inner = getattr(owner, name)
-
-    async def call(*arguments: Any, **named: Any) -> Any:
+    async def call(calls: BatchCalls, *arguments: Any, **named: Any) -> Any:
         step()
-        result = await inner(*arguments, **named)
+        response = await send(calls, *arguments, **named)
         step()
-        return result
+        chunks = response.aiter_bytes
 
-    setattr(owner, name, call)
+        async def slowly() -> Any:
+            async for chunk in chunks():
+                half = len(chunk) // 2 + 1
+                for part in (chunk[:half], chunk[half:]):
+                    yield part
+                    step()
+
+        response.aiter_bytes = slowly  # type: ignore
+        return response
+
+    BatchCalls._send = call  # type: ignore
+
+
+def _before(
+    module: Any, name: str, step: _Steps, counts: Callable[..., bool] = lambda *_, **named: True
+) -> None:
+    found = getattr(module, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if counts(*arguments, **named):
+            step()
+        return found(*arguments, **named)
+
+    setattr(module, name, call)
 
 
 def _child(step: int, directory: str, arguments: list[str], report: int) -> None:
@@ -147,7 +154,11 @@ def _serve() -> None:
         pid = os.fork()
         if not pid:
             _child(int(step), directory, arguments, report)
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            time.sleep(STOPPED_S)
+            os.kill(pid, signal.SIGCONT)
+            _, status = os.waitpid(pid, 0)
         taken = os.pread(report, 20, 0).split() or [b"0"]
         print(os.waitstatus_to_exitcode(status), int(taken[0]), flush=True)
 

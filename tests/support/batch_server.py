@@ -84,8 +84,15 @@ class BatchServer(LLMServer):
             takes effect, no answer), ``never`` (no effect, reset), ``late:S`` (reset; it takes effect S seconds later),
             ``500`` (no effect), ``500-made`` (effect), ``429``, ``400``, ``401``, ``409``.
         uploads: what the next uploads meet: ``ok``, ``lost``, ``500``.
-        downloads: what the next downloads meet: ``ok``, ``torn``, ``503``.
-        polls: what the next looks at one batch meet: ``ok``, ``503``, ``early`` (completed, and no files yet).
+        downloads: what the next downloads meet: ``ok``, ``torn``, ``503``, ``short`` (whole lines, but not all).
+        polls: what the next looks at one batch meet: ``ok``, ``503``, ``404``, ``early`` (completed, and no files
+            yet), ``no-errors`` (completed, and no error file).
+        cancels: what the next cancels meet: ``ok``, ``409``, ``503``.
+        looks_through: how many looks at an uploaded file find it ``pending``, as Azure's.
+        newest_first: whether listings go from newer to older batches, as the APIs promise.
+        times: how listings and batches tell times: ``number``, or ``text`` (ISO 8601, in capitals the status), as
+            some servers of OpenAI's shape do.
+        date_ahead_s: how far the header ``Date`` is ahead of the times in listings.
         rows: what becomes of single requests.
         extra_lines: lines that are put into each results file.
         bad_lines: numbers, from 1, of lines that make the whole batch fail.
@@ -104,6 +111,11 @@ class BatchServer(LLMServer):
         self.uploads: deque[str] = deque()
         self.downloads: deque[str] = deque()
         self.polls: deque[str] = deque()
+        self.cancels: deque[str] = deque()
+        self.looks_through = 0
+        self.newest_first = True
+        self.times = "number"
+        self.date_ahead_s = 0.0
         self.rows: RowFault = lambda prompt, asked: "ok"
         self.extra_lines: list[bytes] = []
         self.bad_lines: set[int] = set()
@@ -114,6 +126,7 @@ class BatchServer(LLMServer):
         self.asked: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.bill: Counter[str] = Counter()
+        self.billed_tokens = [0, 0]  # of prompts and answers
         self.expires_s = DAY_S
         self._number = 0
 
@@ -131,6 +144,12 @@ class BatchServer(LLMServer):
         """How often each request, by model, messages and seed, has been answered in batches that ran to their end."""
         self.settle()
         return Counter(self.bill)
+
+    def bill_usd(self, input_mtok: float, output_mtok: float) -> float:
+        """What all answers in batches have cost, at US dollars per million tokens."""
+        self.settle()
+        read, written = self.billed_tokens
+        return (read * input_mtok + written * output_mtok) / 1e6
 
     def settle(self) -> None:
         for batch in list(self.batches.values()):
@@ -160,7 +179,7 @@ class BatchServer(LLMServer):
 
     def _reply(self, connection: Connection, record: Any, status: int = 200) -> None:
         body = record if isinstance(record, bytes) else json.dumps(record).encode()
-        headers = (("date", formatdate(self.now, usegmt=True)),)
+        headers = (("date", formatdate(self.now + self.date_ahead_s, usegmt=True)),)
         connection.send(Response(status, body, headers))
 
     def _error(self, connection: Connection, api: Api, status: int, message: str | None = None) -> None:
@@ -182,11 +201,11 @@ class BatchServer(LLMServer):
             if fate == "lost":
                 connection.send(Response(0, delivery="reset"))
             else:
-                self._reply(connection, _file_record(stored))
+                self._reply(connection, self._file_record(stored))
             return
         if not parts:
             self.calls["list-files"] += 1
-            found = [_file_record(each) for each in self.files.values() if each.key == key]
+            found = [self._file_record(each) for each in self.files.values() if each.key == key]
             self._reply(connection, {"object": "list", "data": found[::-1], "has_more": False})
             return
         file = self.files.get(parts[0])
@@ -195,7 +214,20 @@ class BatchServer(LLMServer):
         elif parts[1:] == ["content"]:
             self._download(connection, file.content)
         else:
-            self._reply(connection, _file_record(file))
+            self._reply(connection, self._file_record(file))
+
+    def _file_record(self, file: Stored) -> dict[str, Any]:
+        status = "pending" if self.looks_through > 0 else "processed"
+        self.looks_through -= 1
+        return {
+            "id": file.id,
+            "object": "file",
+            "bytes": len(file.content),
+            "created_at": int(file.created),
+            "filename": file.name,
+            "purpose": "batch",
+            "status": status,
+        }
 
     def _store(self, name: str, content: bytes, key: str) -> Stored:
         self._number += 1
@@ -210,6 +242,8 @@ class BatchServer(LLMServer):
             chunk = b"x" * (1 << 20)
             pieces = self.big_bytes >> 20
             connection.send(Response(200, lazy=lambda: iter([chunk] * pieces), length=self.big_bytes))
+        elif fate == "short":
+            connection.send(Response(200, _joined(content.split(b"\n")[:1])))
         elif fate == "torn":
             connection.send(Response(200, content, delivery="half-close"))
         elif fate.isdigit():
@@ -250,7 +284,7 @@ class BatchServer(LLMServer):
         self._number += 1
         if api == "openai":
             file = self.files.get(body["input_file_id"])
-            if file is None or file.key != key:
+            if file is None or file.key != key or self.looks_through > 0:
                 return f"Invalid file: {body['input_file_id']}"
             batch = Batch(
                 f"batch_{self._number:05}",
@@ -301,6 +335,10 @@ class BatchServer(LLMServer):
             return
         if parts[1:] == ["cancel"]:
             self.calls["cancel"] += 1
+            fate = self.cancels.popleft() if self.cancels else "ok"
+            if fate.isdigit():
+                self._error(connection, api, int(fate))
+                return
             if batch.cancelled is None and batch.ended is None:
                 batch.cancelled = self.now
             self._reply(connection, self._record(batch))
@@ -319,10 +357,13 @@ class BatchServer(LLMServer):
             record = self._record(batch)
             if fate == "early" and api == "openai" and record["status"] == "completed":
                 record |= {"output_file_id": None, "error_file_id": None}
+            if fate == "no-errors" and api == "openai":
+                record |= {"error_file_id": None}
             self._reply(connection, record)
 
     def _list(self, api: Api, key: str, query: dict[str, str]) -> dict[str, Any]:
-        found = [batch for batch in self.batches.values() if batch.api == api and batch.key == key][::-1]
+        found = [batch for batch in self.batches.values() if batch.api == api and batch.key == key]
+        found = found[::-1] if self.newest_first else found
         after = query.get("after") or query.get("after_id")
         if after is not None:
             names = [batch.id for batch in found]
@@ -392,10 +433,14 @@ class BatchServer(LLMServer):
             return
         self.bill[prompt.key] += 1
         batch.counts["ok"] += 1
-        if fate == "missing":
-            return
         text = answer_text(self.options, prompt) + self.separator
         answer = _answer(self.options, _parsed(batch.api, prompt, len(good)), text, "ok")
+        for at, names in enumerate(
+            (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+        ):
+            self.billed_tokens[at] += sum(answer["usage"].get(name, 0) for name in names)
+        if fate == "missing":
+            return
         if fate == "malformed":
             answer = {"id": "odd"}
         if batch.api == "openai":
@@ -430,14 +475,17 @@ class BatchServer(LLMServer):
             batch.output_id = self._store("out", _joined(batch.results), batch.key).id
         if batch.failed_lines and batch.error_id is None:
             batch.error_id = self._store("err", _joined(batch.failed_lines), batch.key).id
+        status = batch.status or ("cancelling" if batch.cancelled else "in_progress")
+        is_text = self.times == "text"
         return {
             "id": batch.id,
             "object": "batch",
             "endpoint": "/v1/chat/completions",
             "input_file_id": batch.file_id,
             "completion_window": "24h",
-            "status": batch.status or ("cancelling" if batch.cancelled else "in_progress"),
-            "created_at": int(batch.created),
+            "status": status.upper() if is_text else status,
+            "created_at": _iso(batch.created) if is_text else int(batch.created),
+            f"{status}_at": int(batch.ended) if batch.ended else None,
             "output_file_id": batch.output_id,
             "error_file_id": batch.error_id,
             "errors": {"object": "list", "data": batch.errors} if batch.errors and batch.ended else None,
@@ -478,18 +526,6 @@ def _iso(seconds: float) -> str:
 
 def _joined(lines: list[bytes]) -> bytes:
     return b"".join(line + b"\n" for line in lines)
-
-
-def _file_record(file: Stored) -> dict[str, Any]:
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": len(file.content),
-        "created_at": int(file.created),
-        "filename": file.name,
-        "purpose": "batch",
-        "status": "processed",
-    }
 
 
 def _multipart(http: HttpRequest) -> tuple[str, bytes]:

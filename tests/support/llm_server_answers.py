@@ -401,6 +401,9 @@ def _answer(options: Options, request: ParsedRequest, text: str, kind: str) -> d
         answer = _anthropic_answer(request, text, kind, anthropic_finish, tokens)
     else:
         answer = _openai_answer(request, text, kind, openai_finish, tokens)
+    if options.served_tier is not None:
+        told = answer if request.api == "openai" else answer["usage"]
+        told["service_tier"] = options.served_tier(request)
     if kind == "no-usage":
         del answer["usage"]
     elif kind == "extra-fields":

@@ -252,6 +252,7 @@ class Options:
     cached_share: float = 0.0  # of the prompt's tokens reported as read from the cache, 0 to 1
     honour_max_tokens: bool = False  # cut answers at the request's max tokens, finish_reason "length"
     bill_abandoned: bool = True  # an accepted request stays paid when its client goes away
+    served_tier: Callable[[ParsedRequest], str] | None = None  # the tier that an answer says it was served at
     listed: tuple[str, ...] = ()  # the names in the list of models
     list_status: int = 200  # of the list of models
     list_latency_s: float = 0.0

@@ -10,8 +10,8 @@ import pytest
 from genworker.core.budget import Budget, Caps, Charge, Price, Tariff, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
 from genworker.project.settings import load_settings
-from genworker.run.pricing import find_price
-from genworker.run.routes import UNBOUNDED_ANSWER_TOKENS, Route, cost, worst_case
+from genworker.run.pricing import batch_price, find_price, tier_price
+from genworker.run.routes import UNBOUNDED_ANSWER_TOKENS, Route, Routes, cost, worst_case
 
 PRICE = Price(
     Tariff(Decimal(3), ((200_000, Decimal(6)),)),
@@ -157,3 +157,66 @@ def test_what_runs_here_is_free(tmp_path: Path) -> None:
     price = prices(tmp_path, "fake", "anything")
     assert price is not None
     assert price.cost(Usage(1000, 1000)) == 0
+
+
+def test_service_tiers_and_batches_cost_what_is_known_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(
+        CONFIG
+        + """
+[endpoints.openai]
+kind = "openai"
+base_url = "https://api.openai.com/v1"
+[models.told]
+endpoint = "openai"
+service_tiers = { flex = 0.25, night = 0.1 }
+price = { input = 1, output = 4 }
+""",
+        encoding="utf-8",
+    )
+    settings = load_settings(path).settings
+
+    def at(endpoint: str, model_id: str, model: str, tier: str | None) -> Decimal:
+        price = find_price(settings, endpoint, model_id, model)
+        found = tier_price(settings, endpoint, model_id, model, price, tier)
+        assert found is not None
+        return found.output.base
+
+    ordinary = at("openai", "m", "gpt-5", None)
+    assert at("openai", "m", "gpt-5", "default") == at("openai", "m", "gpt-5", "unheard-of") == ordinary
+    assert at("openai", "m", "gpt-5", "flex") == ordinary / 2  # as genai-prices has it
+    assert at("openai", "m", "gpt-5", "priority") == ordinary * 2
+    assert at("claude", "m", "claude-sonnet-4-5", "priority") == at("claude", "m", "claude-sonnet-4-5", None)
+    assert [at("openai", "told", "x", tier) for tier in ("flex", "night", "priority")] == [
+        1,
+        Decimal("0.4"),
+        8,
+    ]
+    assert at("own", "special", "x", "flex") == Decimal("1.25")  # what the answer says holds at any address
+
+    price = find_price(settings, "openai", "m", "gpt-5")
+    batch = batch_price(settings, "openai", "m", "gpt-5", price)
+    assert price is not None
+    assert price.cache_read is not None
+    assert batch is not None
+    assert batch.cache_read is not None
+    assert batch.cache_read.base == price.cache_read.base / 2  # not only the half of other input
+    own = find_price(settings, "own", "special", "x")
+    assert batch_price(settings, "own", "special", "x", own) == own
+
+
+@pytest.mark.parametrize(
+    ("tier", "times"),
+    [(None, 1), ("default", 1), ("flex", 1), ("priority", 2), ("auto", 6), ("unheard-of", 1)],
+)
+def test_a_cap_counts_with_the_dearest_tier_that_a_call_may_be_served_at(
+    tier: str | None, times: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG + '[models.special]\nendpoint = "own"\n', encoding="utf-8")
+    routes = Routes(load_settings(path), lambda model_id: model_id)
+    asked = request(max_tokens=100, service_tier=tier)
+    for batch in (False, True):  # a batch is a tier of its own
+        route = routes.primary("special", batch=batch)
+        worst = worst_case(route, asked, prices=routes.prices_at_most(route, tier))
+        assert worst.usd == worst_case(route, asked).usd * (1 if batch else times)

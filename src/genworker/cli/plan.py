@@ -273,6 +273,19 @@ def _batch_sentences(record: dict[str, Any]) -> list[str]:
     return [f"Call by call: {dollars(live)} (--no-batch); all in batches: {dollars(batch)} (--batch)."]
 
 
+def _tier_sentences(record: dict[str, Any]) -> list[str]:
+    """Which service tiers are asked for."""
+    asked: dict[str, list[str]] = {}
+    for group in record["models"]:
+        if group["service_tier"] is not None and group["calls"]:
+            asked.setdefault(group["service_tier"], []).append(f"{group['stage']} by {group['model']}")
+    return [
+        f"Service tier {tier}: {', '.join(names)}; an answer costs what the tier does that it was served at, "
+        "and caps count with the dearest that it may be."
+        for tier, names in asked.items()
+    ]
+
+
 def plan_sentences(record: dict[str, Any]) -> list[str]:
     """What the tables come to."""
     from genworker.cli.display import duration
@@ -288,6 +301,7 @@ def plan_sentences(record: dict[str, Any]) -> list[str]:
     if record["seconds"] is not None:
         lines.append(f"It would take about {duration(record['seconds'])}: {record['limited_by']}.")
     lines += _batch_sentences(record)
+    lines += _tier_sentences(record)
     if "caps" in record:
         caps, calls = record["caps"], record["money"]["calls"]
         shown = []

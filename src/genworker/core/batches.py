@@ -83,10 +83,13 @@ class Story:
     Attributes:
         file_id: the provider's name for the uploaded requests.
         batch_id: the provider's name for the batch.
-        since_s: the provider's clock before the first create; what is older is somebody else's.
+        since_s: by the times of the provider's own listing, before the first create; what is older is not
+            this one.
+        before: batches that were listed shortly before the first create: none of them is this one.
         created_s: when the batch was made; ``None`` as long as it is not known to be.
         is_uncertain: a create went out and nobody knows yet what became of it.
         sought_s: since when no call of ours can still be under way.
+        sought_by: the machine whose clock `sought_s` is by; another's may say something else.
         creates: calls that went out to make it.
         was_absent: a create was judged to have made nothing, so a late one would be a twin.
         twins: batches of the same requests that are not to run.
@@ -100,9 +103,11 @@ class Story:
     file_id: str | None = None
     batch_id: str | None = None
     since_s: float | None = None
+    before: tuple[str, ...] = ()
     created_s: float | None = None
     is_uncertain: bool = False
     sought_s: float | None = None
+    sought_by: str | None = None
     creates: int = 0
     was_absent: bool = False
     twins: tuple[str, ...] = ()
@@ -157,8 +162,17 @@ def _after(story: Story, kind: Line, line: Mapping[str, Any]) -> Story:
         case Line.CREATING:
             if story.is_uncertain or story.batch_id is not None or story.refusal is not None:
                 raise ValueError("a second create cannot go out before the fate of the first is known")
-            since = float(line["server_s"]) if story.since_s is None else story.since_s
-            return replace(story, is_uncertain=True, sought_s=None, creates=story.creates + 1, since_s=since)
+            since, before = story.since_s, story.before
+            if since is None:  # of the first one alone: a later listing may show what that one has made
+                since, before = float(line["server_s"]), tuple(map(str, line.get("before") or ()))
+            return replace(
+                story,
+                is_uncertain=True,
+                sought_s=None,
+                creates=story.creates + 1,
+                since_s=since,
+                before=before,
+            )
         case Line.CREATED:
             return replace(
                 story,
@@ -168,7 +182,7 @@ def _after(story: Story, kind: Line, line: Mapping[str, Any]) -> Story:
                 sought_s=None,
             )
         case Line.SOUGHT:
-            return replace(story, sought_s=float(line["at_s"]))
+            return replace(story, sought_s=float(line["at_s"]), sought_by=line.get("machine"))
         case Line.ABSENT:
             return replace(story, is_uncertain=False, sought_s=None, was_absent=True)
         case Line.REFUSED if line.get("again"):
@@ -219,6 +233,7 @@ class Listed:
 
     Attributes:
         marks: what we can know it by: our nonce, the uploaded file's name.
+        created_s: by the provider's clock; infinite where the listing does not say.
         count: its requests; ``None`` where the listing does not say.
         has_ended: whether its results can be looked at.
     """
@@ -289,7 +304,7 @@ def seek(
 
     Args:
         listings: complete ones, back to before the first create, in the order in which they were asked for,
-            all of them after ``sought``.
+            all of them after ``sought``; older batches may be among them.
         now_s: this process's clock when the first of them was asked for.
         marks: ours; empty where the API carries none.
         count: requests of our batch, for APIs without marks.
@@ -306,7 +321,13 @@ def seek(
             continue
         if batch.batch_id in ours or (marks and not batch.marks.isdisjoint(marks)):
             own.append(batch)
-        elif not marks and batch.batch_id not in strangers and batch.count in (count, None):
+        elif (
+            not marks
+            and batch.batch_id not in strangers
+            and batch.batch_id not in story.before
+            and batch.created_s >= (story.since_s or 0.0)
+            and batch.count in (count, None)
+        ):
             suspects.append(batch.batch_id)
     if own:
         own.sort(key=lambda batch: (batch.created_s, batch.batch_id))
@@ -429,7 +450,9 @@ class Look:
         status: its own word.
         is_final: it will not change any more.
         results: what can be fetched, by a name of ours.
-        is_complete: all that was answered can be fetched; a batch may be final before that.
+        is_complete: all lines can be fetched; a batch may be final before that.
+        lacks_errors: only lines of requests that were not answered cannot be fetched yet.
+        ended_s: when it ended, by the provider's clock; ``None`` where it does not say.
         answered: requests that were answered, as far as the provider counts them.
         refusal: why the whole batch was refused; ``None`` when it was not.
         is_over_limit: it was refused since too much is queued; it may be sent again later.
@@ -440,6 +463,8 @@ class Look:
     is_final: bool
     results: Mapping[str, str] = field(default_factory=dict)
     is_complete: bool = True
+    lacks_errors: bool = False
+    ended_s: float | None = None
     answered: int | None = None
     refusal: str | None = None
     is_over_limit: bool = False

@@ -88,6 +88,7 @@ class Sampling:
         stop: sequences that end the answer.
         seed: the sampling seed, where the endpoint takes one.
         system: the system text.
+        service_tier: the tier that the endpoint is asked to serve the call at.
         extra_body: further fields of the request, as the endpoint spells them.
     """
 
@@ -97,12 +98,13 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     system: str | None = None
+    service_tier: str | None = None
     extra_body: Mapping[str, object] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """What was set, for the metadata."""
         record: dict[str, object] = {}
-        for name in ("temperature", "top_p", "max_tokens", "seed", "system"):
+        for name in ("temperature", "top_p", "max_tokens", "seed", "system", "service_tier"):
             value = getattr(self, name)
             if value is not None:
                 record[name] = value
@@ -141,6 +143,7 @@ class Completion:
         reasoning: what the model thought, where that came apart from its answer; cleaned as `text` is.
         finish_word: the endpoint's own word for why it ended; ``None`` where it gives none.
         told_cost_usd: what the endpoint says that the call has cost; ``None`` where it does not say.
+        service_tier: the tier that the endpoint says it was served at; ``None`` where it does not say.
         model: the model that the endpoint says answered; ``None`` where it does not say.
         latency_s: seconds from sending to the last byte.
         quotas: limits that the endpoint announced along with it.
@@ -156,6 +159,7 @@ class Completion:
     reasoning: str = ""
     finish_word: str | None = None
     told_cost_usd: Decimal | None = None
+    service_tier: str | None = None
 
     @property
     def is_odd_word(self) -> bool:

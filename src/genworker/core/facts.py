@@ -109,6 +109,7 @@ class AnswerFacts(Written):
         cost_usd: US dollars that count, the larger of list price and `told_cost_usd`; ``None`` where no price
             or no count of tokens is known.
         told_cost_usd: what the endpoint says that the call has cost; ``None`` where it does not say.
+        service_tier: the tier that it was served at, where one was asked for or it is not the ordinary one.
         attempts: calls that it took, this one included.
         started_at, finished_at: times in UTC, ISO 8601 with milliseconds.
         latency_s: seconds from sending to the last byte.
@@ -125,6 +126,14 @@ class AnswerFacts(Written):
     started_at: str
     finished_at: str
     latency_s: float
+    service_tier: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As of every record; a service tier stands there only where there is something to say."""
+        record = Written.to_json(self)
+        if record["service_tier"] is None:
+            del record["service_tier"]
+        return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -1154,7 +1154,7 @@ class Scheduler:
         """
         self._waves.ended(lane, rows, tokens, was_refused=is_over_limit)
         if is_over_limit:
-            self._lanes[lane].pause(now_s + self._waves.over_limit(lane, tokens))
+            self._lanes[lane].pause(now_s + self._waves.over_limit(lane, rows, tokens))
         else:
             self._lanes[lane].paused_until_s = 0.0
 

@@ -198,16 +198,20 @@ class Waves:
             if spool.allowance is not None:  # it may have grown
                 spool.allowance = max(spool.allowance, spool.allowance + tokens // 2)
 
-    def over_limit(self, lane: int, tokens: int) -> float:
-        """A batch of so many tokens was too much for the provider's queue; returns seconds to wait.
+    def over_limit(self, lane: int, rows: int, tokens: int) -> float:
+        """A batch was too much for the provider's queue; returns seconds to wait.
 
-        What is out now is all that it lets in; with nothing out, half of the batch.
+        What is out now is all that it lets in; with nothing out, half of the batch. Where that cannot be
+        halved any more, others fill the queue.
+
+        Args:
+            rows, tokens: of the batch.
         """
         spool = self.spools[lane]
         spool.allowance = spool.out_tokens or max(1, tokens // 2)
         pause = OVER_LIMIT_PAUSES_S[min(spool.refusals, len(OVER_LIMIT_PAUSES_S) - 1)]
         spool.refusals += 1
-        return pause if spool.out_tokens else 0.0
+        return pause if spool.out_tokens or rows <= 1 else 0.0
 
     def wake_at(self, now_s: float) -> float | None:
         """When a spool's last row will be old enough."""

@@ -368,7 +368,13 @@ def _completion(
         reasoning=clean_text(parts.reasoning),
         finish_word=parts.word,
         told_cost_usd=told_cost(record, parts.usage, headers),
+        service_tier=_tier(record.get("service_tier")) or _tier(_at(record, "usage", "service_tier")),
     )
+
+
+def _tier(value: object) -> str | None:
+    """A service tier's name; Chat Completions tells it beside the usage, Messages within."""
+    return visible(value, limit=40, one_line=True) or None if isinstance(value, str) else None
 
 
 def _broken_off(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -195,6 +196,7 @@ class EndpointKind:
         batches: its adapter for batches, from the section and the key; ``None`` for a kind without.
         batch_marks: whether a listing of batches shows whose they are.
         halves: hosts that are known to take half for a batch, and nothing for what expires or is cancelled.
+        tiers: what part of the price its service tiers cost, where nothing more exact is known.
         halves_cache: whether that holds for prompt tokens that are read from a cache as well.
     """
 
@@ -212,6 +214,7 @@ class EndpointKind:
     models: Callable[[Any, Access], ModelLister] | None = None
     batches: Callable[[Any, Access], BatchProvider] | None = None
     batch_marks: bool = False
+    tiers: Mapping[str, Decimal] = field(default_factory=dict)
     halves: frozenset[str] = frozenset()
     halves_cache: bool = False
 
@@ -328,7 +331,18 @@ SEED_HOSTS: Final = frozenset({"api.openai.com", "openrouter.ai"})
 """Public servers of Chat Completions whose documentation has ``seed``. Some others refuse it."""
 
 _CHAT_FIELDS = frozenset(
-    {"model", "messages", "temperature", "top_p", "max_tokens", "stop", "seed", "stream", "stream_options"}
+    {
+        "model",
+        "messages",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stop",
+        "seed",
+        "service_tier",
+        "stream",
+        "stream_options",
+    }
 )
 _CHAT_BOUNDS = (
     "max_tokens",
@@ -352,6 +366,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         models=_make_openai,
         batches=_openai_batches,
         batch_marks=True,
+        tiers={"flex": Decimal("0.5"), "priority": Decimal(2), "fast": Decimal(2), "ultrafast": Decimal(6)},
         halves=frozenset({"api.openai.com"}),
     ),
     "anthropic": EndpointKind(
@@ -369,6 +384,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
                 "top_p",
                 "max_tokens",
                 "stop_sequences",
+                "service_tier",
                 "stream",
             }
         ),

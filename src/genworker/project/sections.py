@@ -17,7 +17,16 @@ from pydantic import (
 
 UNSET: Final = "unset"
 """In place of a value: what a wider section set is not sent."""
-SAMPLED: Final = ("temperature", "top_p", "max_tokens", "stop", "seed", "system", "extra_body")
+SAMPLED: Final = (
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "stop",
+    "seed",
+    "system",
+    "service_tier",
+    "extra_body",
+)
 """The keys of `SamplingSettings`."""
 
 
@@ -62,6 +71,8 @@ class SamplingSettings(Section):
     answer; a number: that one; `false`: none."""
     system: str | None = None
     """The system text."""
+    service_tier: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,40}$")] | None = None
+    """The tier that the endpoint is asked to serve at: OpenAI's `flex` costs half, `priority` about twice."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request, as the endpoint spells them."""
     batch: bool | None = None
@@ -128,6 +139,10 @@ class LimitedSettings(SamplingSettings):
     """The model that gets them, by the name that its endpoint knows."""
     batch_discount: Annotated[Decimal, NotBoolean, Field(ge=0, le=1)] | None = None
     """What batches are cheaper by: 0.5 is half. Known for api.openai.com and api.anthropic.com; else 0."""
+    service_tiers: dict[str, Annotated[Decimal, NotBoolean, Field(ge=0, le=100)]] = Field(
+        default_factory=dict
+    )
+    """What part of the price each service tier costs, such as `{ flex = 0.5 }`; known for OpenAI's."""
     batch_then: Literal["live"] | None = None
     """``"live"``: rows that two batches did not answer are asked call by call, at the full price."""
     batch_tail: Annotated[int, NotBoolean, Field(ge=0)] | None = None

@@ -335,6 +335,7 @@ class LoadedSettings:
             stop=tuple(chosen.get("stop") or ()),
             seed=None if isinstance(seed, bool) else seed,
             system=chosen.get("system"),
+            service_tier=chosen.get("service_tier"),
             extra_body=extra,
         )
         return sampling, seed is True

@@ -92,6 +92,8 @@ class AnthropicProvider:
             body["top_p"] = sampling.top_p
         if sampling.stop:
             body["stop_sequences"] = list(sampling.stop)
+        if sampling.service_tier is not None:
+            body["service_tier"] = sampling.service_tier
         # What stands above is what price and metadata speak of: extra fields cannot replace it.
         return {**sampling.extra_body, **body}
 

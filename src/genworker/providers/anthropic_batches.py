@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from datetime import datetime
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,9 +13,9 @@ import anthropic
 
 from genworker.core.batches import BatchResult, Listed, Look
 from genworker.core.completion import CompletionRequest
-from genworker.errors import MalformedAnswerError, ProviderError
+from genworker.errors import ProviderError
 from genworker.providers.anthropic import AnthropicProvider
-from genworker.providers.batch_calls import FIRST_BYTES, BatchCalls, checked_id, fields, number
+from genworker.providers.batch_calls import NEWEST, BatchCalls, checked_id, fields, number, time_s
 from genworker.providers.openai_batches import dumped, first_name_in, loaded
 
 PAGE = 1000
@@ -47,10 +48,6 @@ class AnthropicBatches:
         errors = (anthropic.APIStatusError, anthropic.APIConnectionError, anthropic.AnthropicError)
         self._calls = BatchCalls(live.client, errors, live.redact, timeout_s)
 
-    def server_s(self) -> float | None:
-        """See `genworker.ports.BatchProvider.server_s`."""
-        return self._calls.server_s()
-
     def _address(self, *parts: str) -> str:
         return self._calls.address("v1", "messages", "batches", *parts)
 
@@ -60,7 +57,9 @@ class AnthropicBatches:
 
     def encode(self, name: str, request: CompletionRequest) -> bytes:
         """See `genworker.ports.BatchProvider.encode`."""
-        return dumped({"custom_id": name, "params": self._live.body(request)})
+        params = self._live.body(request)
+        params.pop("service_tier", None)  # a batch is a tier of its own
+        return dumped({"custom_id": name, "params": params})
 
     async def upload(self, path: Path, name: str) -> str:
         """There is nothing to upload."""
@@ -86,21 +85,13 @@ class AnthropicBatches:
         )
         return checked_id(record.get("id"), "batch id")
 
+    async def newest(self) -> list[Listed]:
+        """See `genworker.ports.BatchProvider.newest`."""
+        return await self._calls.listing(self._address(), _listed, None, limit=NEWEST, after="after_id")
+
     async def find(self, since_s: float) -> list[Listed]:
         """See `genworker.ports.BatchProvider.find`."""
-        found: list[Listed] = []
-        after: str | None = None
-        while True:
-            params: dict[str, Any] = {"limit": PAGE} if after is None else {"limit": PAGE, "after_id": after}
-            page = await self._calls.record("get", self._address(), params=params)
-            entries = page.get("data")
-            if not isinstance(entries, list):
-                raise MalformedAnswerError("the listing has no data", body=repr(page)[:1000])
-            found += map(_listed, map(fields, entries))
-            # Newest first: the rest is older than what is looked for.
-            if not entries or not page.get("has_more") or found[-1].created_s < since_s:
-                return [each for each in found if each.created_s >= since_s]
-            after = found[-1].batch_id
+        return await self._calls.listing(self._address(), _listed, since_s, limit=PAGE, after="after_id")
 
     async def look(self, batch_id: str) -> Look:
         """See `genworker.ports.BatchProvider.look`."""
@@ -115,6 +106,7 @@ class AnthropicBatches:
             is_final=ended,
             results={"output": batch_id} if ended and record.get("results_url") else {},
             is_complete=bool(record.get("results_url")) or not some,
+            ended_s=time_s(record.get("ended_at")),
             answered=number(counts.get("succeeded")),
         )
 
@@ -125,7 +117,7 @@ class AnthropicBatches:
     async def first_name(self, batch_id: str) -> str | None:
         """See `genworker.ports.BatchProvider.first_name`."""
         head = io.BytesIO()
-        await self._calls.download(self._address(batch_id, "results"), head, at_most=FIRST_BYTES)
+        await self._calls.download(self._address(batch_id, "results"), head, first_line=True)
         return first_name_in(head.getvalue())
 
     def decode(self, line: bytes) -> BatchResult | None:
@@ -153,16 +145,13 @@ class AnthropicBatches:
         await self._calls.record("post", self._address(batch_id, "cancel"))
 
 
-def _listed(entry: Any) -> Listed:
+def _listed(entry: Mapping[str, Any]) -> Listed:
     counts = [number(count) for count in fields(entry.get("request_counts")).values()]
-    try:
-        created = datetime.fromisoformat(str(entry.get("created_at"))).timestamp()
-    except ValueError:
-        raise MalformedAnswerError("a listed batch has no created_at", body=repr(entry)[:1000]) from None
+    created = time_s(entry.get("created_at"))
     return Listed(
         checked_id(entry.get("id"), "batch id"),
         frozenset(),
-        created,
-        count=sum(count for count in counts if count is not None),
+        math.inf if created is None else created,
+        count=sum(count for count in counts if count is not None) or None,
         has_ended=entry.get("processing_status") == "ended",
     )

@@ -97,6 +97,8 @@ class OpenAIProvider:
             body["stop"] = list(sampling.stop)
         if sampling.seed is not None:
             body["seed"] = sampling.seed
+        if sampling.service_tier is not None:
+            body["service_tier"] = sampling.service_tier
         # What stands above is what price and metadata speak of: extra fields cannot replace it.
         return {**sampling.extra_body, **body}
 

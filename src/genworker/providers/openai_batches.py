@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,18 +15,27 @@ import orjson
 from genworker.core.batches import BatchResult, Listed, Look
 from genworker.core.completion import CompletionRequest
 from genworker.errors import (
-    MalformedAnswerError,
     ProviderError,
     ProviderUnavailableError,
     RequestRejectedError,
 )
-from genworker.providers.batch_calls import FIRST_BYTES, BatchCalls, checked_id, fields, number
+from genworker.providers.batch_calls import (
+    NEWEST,
+    BatchCalls,
+    checked_id,
+    fields,
+    is_id,
+    number,
+    time_s,
+)
 from genworker.providers.openai import OpenAIProvider
 
 MARK = "genworker"
 """The key of our mark in a batch's metadata."""
 PAGE = 100
-_FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
+_FINAL = ("completed", "failed", "expired", "cancelled")
+_NOT_READY = frozenset({"pending", "running", "uploading"})
+"""States of an uploaded file of which no batch can be made yet."""
 _LAPSED = frozenset({"batch_expired", "batch_cancelled", "batch_canceled"})
 _OVER_LIMIT = "token_limit_exceeded"
 
@@ -45,23 +57,15 @@ class OpenAIBatches:
         errors = (openai.APIStatusError, openai.APIConnectionError, openai.APIError)
         self._calls = BatchCalls(live.client, errors, live.redact, timeout_s)
 
-    def server_s(self) -> float | None:
-        """See `genworker.ports.BatchProvider.server_s`."""
-        return self._calls.server_s()
-
     async def aclose(self) -> None:
         """Close the connections."""
         await self._live.aclose()
 
     def encode(self, name: str, request: CompletionRequest) -> bytes:
         """See `genworker.ports.BatchProvider.encode`."""
-        record = {
-            "custom_id": name,
-            "method": "POST",
-            "url": "/v1/chat/completions",
-            "body": self._live.body(request),
-        }
-        return dumped(record)
+        body = self._live.body(request)
+        body.pop("service_tier", None)  # a batch is a tier of its own
+        return dumped({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
 
     async def upload(self, path: Path, name: str) -> str:
         """See `genworker.ports.BatchProvider.upload`."""
@@ -73,16 +77,30 @@ class OpenAIBatches:
                 files=[("file", (name, stream, "application/jsonl"))],
                 headers={"Content-Type": "multipart/form-data"},
             )
-        return checked_id(record.get("id"), "file id")
+        return await self._when_ready(record)
+
+    async def _when_ready(self, record: Mapping[str, Any]) -> str:
+        """The file's name, once a batch can be made of it: Azure looks through a file first."""
+        file_id = checked_id(record.get("id"), "file id")
+        pauses = iter((0.5, 1.0, 2.0, 4.0, *[8.0] * 10))
+        while str(record.get("status")).lower() in _NOT_READY:
+            pause = next(pauses, None)
+            if pause is None:
+                raise ProviderUnavailableError("the uploaded file is still looked through")
+            await asyncio.sleep(pause)
+            record = await self._calls.record("get", self._calls.address("files", file_id))
+        return file_id
 
     async def find_upload(self, name: str, size_bytes: int) -> str | None:
         """See `genworker.ports.BatchProvider.find_upload`."""
-        record = await self._calls.record(
-            "get", self._calls.address("files"), params={"purpose": "batch", "limit": 1000, "order": "desc"}
-        )
+        params = {"purpose": "batch", "limit": 1000, "order": "desc"}
+        try:
+            record = await self._calls.record("get", self._calls.address("files"), params=params)
+        except RequestRejectedError:
+            return None  # no such listing here: it is uploaded again, for nothing
         for entry in map(fields, record.get("data") or ()):
             if entry.get("filename") == name and entry.get("bytes") == size_bytes:
-                return checked_id(entry.get("id"), "file id")
+                return await self._when_ready(entry)
         return None
 
     async def has_upload(self, file_id: str) -> bool:
@@ -106,28 +124,22 @@ class OpenAIBatches:
         record = await self._calls.record("post", self._calls.address("batches"), body=body)
         return checked_id(record.get("id"), "batch id")
 
+    async def newest(self) -> list[Listed]:
+        """See `genworker.ports.BatchProvider.newest`."""
+        return await self._calls.listing(
+            self._calls.address("batches"), _listed, None, limit=NEWEST, after="after"
+        )
+
     async def find(self, since_s: float) -> list[Listed]:
         """See `genworker.ports.BatchProvider.find`."""
-        found: list[Listed] = []
-        after: str | None = None
-        while True:
-            params: dict[str, Any] = {"limit": PAGE} if after is None else {"limit": PAGE, "after": after}
-            page = await self._calls.record("get", self._calls.address("batches"), params=params)
-            entries = page.get("data")
-            if not isinstance(entries, list):
-                raise MalformedAnswerError("the listing has no data", body=repr(page)[:1000])
-            for entry in map(fields, entries):
-                listed = _listed(entry)
-                found.append(listed)
-            # Newest first: the rest is older than what is looked for.
-            if not entries or not page.get("has_more") or found[-1].created_s < since_s:
-                return [each for each in found if each.created_s >= since_s]
-            after = found[-1].batch_id
+        return await self._calls.listing(
+            self._calls.address("batches"), _listed, since_s, limit=PAGE, after="after"
+        )
 
     async def look(self, batch_id: str) -> Look:
         """See `genworker.ports.BatchProvider.look`."""
         record = await self._calls.record("get", self._calls.address("batches", batch_id))
-        status = str(record.get("status"))
+        status = str(record.get("status")).lower()
         counts = fields(record.get("request_counts"))
         done, failed = number(counts.get("completed")), number(counts.get("failed"))
         results = {
@@ -136,13 +148,17 @@ class OpenAIBatches:
             if record.get(key)
         }
         refusal, over, bad = _refusal(record) if status == "failed" else (None, False, ())
+        # A batch may be completed a while before its files are there, and before its counts are.
+        has_answers = "output" in results or done == 0
+        is_told = bool(results) or status != "completed" or bool(failed) or counts.get("total") == 0
+        has_errors = "errors" in results or not failed
         return Look(
             status,
             is_final=status in _FINAL,
             results=results,
-            # A batch may be completed a while before its files are there.
-            is_complete=(("output" in results or not done) and ("errors" in results or not failed))
-            and (bool(results) or status != "completed" or counts.get("total") == 0),
+            is_complete=has_answers and is_told and has_errors,
+            lacks_errors=has_answers and is_told and not has_errors,
+            ended_s=max(filter(None, (time_s(record.get(f"{end}_at")) for end in _FINAL)), default=None),
             answered=done,
             refusal=refusal,
             is_over_limit=over,
@@ -159,7 +175,7 @@ class OpenAIBatches:
         for source in look.results.values():
             head = io.BytesIO()
             address = self._calls.address("files", source, "content")
-            await self._calls.download(address, head, at_most=FIRST_BYTES)
+            await self._calls.download(address, head, first_line=True)
             found = first_name_in(head.getvalue())
             if found is not None:
                 return found
@@ -179,10 +195,14 @@ class OpenAIBatches:
             message = fields(record.get("error")).get("message")
             text = self._live.redact(str(message or code or "the batch has no answer for it"))[:500]
             return BatchResult(name, error=ProviderUnavailableError(text))
+        body, status = response.get("body"), response.get("status_code")
+        if isinstance(status, str) and status.isascii() and status.isdigit():
+            status = int(status)
+        if isinstance(body, str):
+            body = loaded(body.encode("utf-8", "replace")) or body
         try:
-            status = response.get("status_code")
             answer = self._live.read_line(
-                status if isinstance(status, int) else 200, response.get("body"), response.get("request_id")
+                status if isinstance(status, int) else 200, body, response.get("request_id")
             )
         except ProviderError as error:
             return BatchResult(name, error=error)
@@ -231,18 +251,18 @@ def first_name_in(head: bytes) -> str | None:
     return None
 
 
-def _listed(entry: Any) -> Listed:
-    marks = {value for value in (fields(entry.get("metadata")).get(MARK), entry.get("input_file_id"))}
-    counts = fields(entry.get("request_counts"))
-    created = entry.get("created_at")
-    if not isinstance(created, int | float):
-        raise MalformedAnswerError("a listed batch has no created_at", body=repr(entry)[:1000])
+def _listed(entry: Mapping[str, Any]) -> Listed | None:
+    mark = fields(entry.get("metadata")).get(MARK)
+    if mark is None and not is_id(entry.get("id")):
+        return None  # it has no mark of ours, and no name: it is somebody else's
+    marks = {mark, entry.get("input_file_id")}
+    created = time_s(entry.get("created_at"))
     return Listed(
         checked_id(entry.get("id"), "batch id"),
         frozenset(value for value in marks if isinstance(value, str)),
-        float(created),
-        count=number(counts.get("total")),
-        has_ended=entry.get("status") in _FINAL,
+        math.inf if created is None else created,
+        count=number(fields(entry.get("request_counts")).get("total")),
+        has_ended=str(entry.get("status")).lower() in _FINAL,
     )
 
 

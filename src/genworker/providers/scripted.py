@@ -123,6 +123,10 @@ class ScriptedBatches:
         made_ms = int(time.time() * 1000)  # rounded down: a batch without latency has ended when it is made
         return f"scripted-{made_ms}-{nonce}"
 
+    async def newest(self) -> list[Listed]:
+        """Nothing is kept."""
+        return []
+
     async def find(self, since_s: float) -> list[Listed]:
         """A batch whose making was cut off has not been made."""
         return []
@@ -154,7 +158,3 @@ class ScriptedBatches:
     async def cancel(self, batch_id: str) -> None:
         """It will be done in a moment."""
         raise ProviderUnavailableError("a scripted batch cannot be cancelled")
-
-    def server_s(self) -> float | None:
-        """See `genworker.ports.BatchProvider.server_s`."""
-        return time.time()

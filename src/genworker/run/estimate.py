@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from genworker.core.budget import likely_tokens
+from genworker.core.budget import Price, likely_tokens
 from genworker.core.completion import Usage
 from genworker.core.plan import Plan, RowState
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError
 from genworker.project.endpoints import kind_of
 from genworker.run.batch_money import usual_wait_s
-from genworker.run.pricing import batch_share
 from genworker.run.requests import CohortWork
 from genworker.run.routes import Route, longest_answer
 from genworker.store.reading import facts_in
@@ -36,7 +35,9 @@ class Group:
     Attributes:
         seen: own answers that the estimate stands on; 0 when it stands on lengths and guesses.
         usd: ``None`` when the model has no price.
-        batch_share: what part of the price a batch would cost; ``None`` for an endpoint without batches.
+        live_usd, batch_usd: what it would cost call by call, and in batches; ``None`` without a price, or
+            where there are no batches.
+        tier: the service tier that is asked for.
     """
 
     stage: Stage
@@ -49,18 +50,14 @@ class Group:
     latency_s: float = LATENCY_GUESS_S
     usd: Decimal | None = None
     live_usd: Decimal | None = None
-    batch_share: Decimal | None = None
-
-    @property
-    def batch_usd(self) -> Decimal | None:
-        """What it would cost in batches; ``None`` where there are none, or no price."""
-        known = self.live_usd is not None and self.batch_share is not None
-        return self.live_usd * self.batch_share if known else None  # type: ignore[operator]
+    batch_usd: Decimal | None = None
+    tier: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For machines."""
         return {
             "batch": self.route.batch,
+            "service_tier": self.tier,
             "live_usd": None if self.live_usd is None else format(self.live_usd, ".6f"),
             "batch_usd": None if self.batch_usd is None else format(self.batch_usd, ".6f"),
             "stage": self.stage.value,
@@ -139,15 +136,29 @@ def estimate(
 
 
 def _price_batches(work: CohortWork, group: Group) -> None:
-    """Both prices, and how long such batches usually took."""
-    settings, endpoint = work.project.loaded.settings, group.route.endpoint
-    group.live_usd = group.usd
-    if kind_of(settings.endpoints[endpoint]).batches is not None:
-        group.batch_share = batch_share(settings, endpoint, group.model_id)
+    """Both prices, by the service tier that is asked for, and how long such batches usually took."""
+    settings, endpoint, routes = work.project.loaded.settings, group.route.endpoint, work.routes
+    live = routes.primary(group.model_id)
+    tier = work.sampling(group.stage, group.model_id, endpoint, "x").service_tier
+    if not group.route.batch:
+        group.tier = tier
+    if group.usd is not None:
+        group.live_usd = group.usd * _times(group, live.price, routes.price_at(live, tier))
+        if kind_of(settings.endpoints[endpoint]).batches is not None:
+            batch = routes.primary(group.model_id, batch=True)
+            group.batch_usd = group.usd * _times(group, live.price, batch.price)
+    group.usd = group.batch_usd if group.route.batch else group.live_usd
     if group.route.batch:
-        group.usd = group.batch_usd
         usual_s = usual_wait_s(work.project.paths, endpoint)
         group.latency_s = BATCH_GUESS_S if usual_s is None else usual_s
+
+
+def _times(group: Group, price: Price | None, other: Price | None) -> Decimal:
+    """How many times as much the other price makes a usual call of a group."""
+    usage = Usage(round(group.input_tokens), round(group.output_tokens))
+    costs = (each.cost(usage) if each is not None else None for each in (price, other))
+    cost, dearer = (each or Decimal(0) for each in costs)
+    return dearer / cost if cost else Decimal(1)
 
 
 @dataclass(slots=True)

@@ -43,38 +43,85 @@ def find_price(settings: Settings, endpoint: str, model_id: str, model: str) -> 
     if kind.is_free:
         return Price(Tariff(ZERO), Tariff(ZERO), source="runs on this machine")
     url = kind.address(facts)
-    if url is None or is_loopback(urlsplit(url).hostname):
-        return None
-    return _from_package(url, model)
+    return None if url is None else _from_package_at(url, model)
 
 
-def batch_price(settings: Settings, endpoint: str, model_id: str, price: Price | None) -> Price | None:
-    """What a model costs in batches: less only where that is known or configured.
+def batch_price(
+    settings: Settings, endpoint: str, model_id: str, model: str, price: Price | None
+) -> Price | None:
+    """What the same costs in a batch.
 
     Args:
         price: of a live call.
     """
     if price is None:
         return None
-    configured = _discount(settings, endpoint, model_id) is not None
-    cached = configured or kind_of(settings.endpoints[endpoint]).halves_cache
-    return scaled(price, batch_share(settings, endpoint, model_id), cached=cached)
-
-
-def _discount(settings: Settings, endpoint: str, model_id: str) -> Decimal | None:
-    model = settings.models.get(model_id)
-    if model is not None and model.batch_discount is not None:
-        return model.batch_discount
-    return settings.endpoints[endpoint].batch_discount
-
-
-def batch_share(settings: Settings, endpoint: str, model_id: str) -> Decimal:
-    """What part of the price a batch costs: less than 1 only where that is known or configured."""
-    discount = _discount(settings, endpoint, model_id)
+    discount = _of_model_or_endpoint(settings, endpoint, model_id, "batch_discount")
     if discount is not None:
-        return 1 - discount
+        return scaled(price, 1 - discount, cached=True)
     section = settings.endpoints[endpoint]
-    return HALF if kind_of(section).is_known_to_halve(section) else Decimal(1)
+    kind = kind_of(section)
+    known = _variant(settings, endpoint, model_id, model, price, {"processing": "batch"})
+    if known is not None:
+        return known
+    share = HALF if kind.is_known_to_halve(section) else Decimal(1)
+    return scaled(price, share, cached=kind.halves_cache)
+
+
+ORDINARY_TIERS = frozenset({"default", "standard", "standard_only", "scale"})
+"""Service tiers that cost what the list says, or what was paid for beforehand."""
+
+
+def tier_price(
+    settings: Settings, endpoint: str, model_id: str, model: str, price: Price | None, tier: str | None
+) -> Price | None:
+    """What the same costs at a service tier; `price` where nothing is known of it.
+
+    Args:
+        price: of an ordinary call.
+    """
+    if price is None or tier is None or tier in ORDINARY_TIERS:
+        return price
+    configured = _of_model_or_endpoint(settings, endpoint, model_id, "service_tiers") or {}
+    share = configured.get(tier)
+    if share is None:
+        known = _variant(settings, endpoint, model_id, model, price, {"service_tier": tier})
+        if known is not None:
+            return known
+        share = kind_of(settings.endpoints[endpoint]).tiers.get(tier)
+    return price if share is None else scaled(price, share, cached=True)
+
+
+def known_tiers(settings: Settings, endpoint: str, model_id: str) -> frozenset[str]:
+    """The service tiers of which something is known."""
+    configured = _of_model_or_endpoint(settings, endpoint, model_id, "service_tiers") or {}
+    return frozenset(configured) | frozenset(kind_of(settings.endpoints[endpoint]).tiers)
+
+
+def _of_model_or_endpoint(settings: Settings, endpoint: str, model_id: str, name: str) -> Any:
+    model = settings.models.get(model_id)
+    said = getattr(model, name) if model is not None else None
+    return said if said not in (None, {}) else getattr(settings.endpoints[endpoint], name)
+
+
+def _variant(
+    settings: Settings, endpoint: str, model_id: str, model: str, price: Price, context: dict[str, str]
+) -> Price | None:
+    """What genai-prices knows of a way to be served.
+
+    Returns:
+        ``None`` where it knows nothing of it, or where the price is configured.
+    """
+    section = settings.endpoints[endpoint]
+    url = kind_of(section).address(section)
+    if url is None or price != _from_package_at(url, model):
+        return None
+    found = _from_package_at(url, model, context)
+    return None if found == price else found
+
+
+def _from_package_at(url: str, model: str, context: dict[str, str] | None = None) -> Price | None:
+    return None if is_loopback(urlsplit(url).hostname) else _from_package(url, model, context)
 
 
 def _from_settings(price: PriceSettings, where: str) -> Price:
@@ -91,17 +138,20 @@ def _from_settings(price: PriceSettings, where: str) -> Price:
     )
 
 
-def _from_package(url: str, model: str) -> Price | None:
+def _from_package(url: str, model: str, context: dict[str, str] | None = None) -> Price | None:
     import genai_prices
 
     try:
         found = genai_prices.calc_price(
-            genai_prices.Usage(input_tokens=1, output_tokens=1), model, provider_api_url=url
+            genai_prices.Usage(input_tokens=1, output_tokens=1),
+            model,
+            provider_api_url=url,
+            price_context=context,
         )
     except LookupError:
         return None
     prices: Any = found.model_price
-    source = f"genai-prices: {found.provider.id}/{found.model.id}"
+    source = " ".join([f"genai-prices: {found.provider.id}/{found.model.id}", *(context or {}).values()])
     if prices.input_mtok is None or prices.output_mtok is None:
         if model.endswith(_FREE_SUFFIX) and prices.input_mtok is None and prices.output_mtok is None:
             return Price(Tariff(ZERO), Tariff(ZERO), source=source)

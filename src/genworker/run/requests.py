@@ -169,17 +169,22 @@ class CohortWork:
     def worst_case(self, job: int, request: CompletionRequest) -> Charge:
         """See `genworker.ports.Work.worst_case`."""
         route = self.route(job)
-        return worst_case(route, request, self._excess.get(route, ONE))
+        prices = self.routes.prices_at_most(route, request.sampling.service_tier)
+        return worst_case(route, request, self._excess.get(route, ONE), prices)
 
     def unproven_case(self, job: int, request: CompletionRequest) -> Charge | None:
         """See `genworker.ports.Work.unproven_case`."""
         route = self.route(job)
-        return None if route in self._excess or not self.is_capped else unbounded_case(route, request)
+        if route in self._excess or not self.is_capped:
+            return None
+        prices = self.routes.prices_at_most(route, request.sampling.service_tier)
+        return unbounded_case(route, request, prices)
 
     def cost(self, job: int, request: CompletionRequest, completion: Completion) -> Charge | None:
         """See `genworker.ports.Work.cost`."""
         route = self.route(job)
-        charge = cost(route, completion.usage, completion.told_cost_usd)
+        price = self.routes.price_at(route, completion.service_tier)
+        charge = cost(route, completion.usage, completion.told_cost_usd, price)
         if charge is not None:
             self._learn(route, request, charge)
         return charge
@@ -187,7 +192,8 @@ class CohortWork:
     def _learn(self, route: Route, request: CompletionRequest, charge: Charge) -> None:
         """Compare a bill with what list price and `max_tokens` bound it to."""
         known = self._excess.setdefault(route, ONE)
-        bound = worst_case(route, request)
+        prices = self.routes.prices_at_most(route, request.sampling.service_tier)
+        bound = worst_case(route, request, prices=prices)
         times = max(
             Decimal(charge.tokens) / bound.tokens if bound.tokens else ONE,
             charge.usd / bound.usd if bound.usd else ONE,

@@ -18,7 +18,7 @@ from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
 from genworker.core.stages import Stage
 from genworker.project.endpoints import KINDS, EndpointSettings
 from genworker.project.settings import LoadedSettings, ModelSettings, Settings
-from genworker.run.pricing import batch_price, find_price
+from genworker.run.pricing import ORDINARY_TIERS, batch_price, find_price, known_tiers, tier_price
 
 UNBOUNDED_ANSWER_TOKENS = 131_072
 """Taken for the longest answer where no `max_tokens` is set; caps on money and tokens demand one."""
@@ -71,6 +71,7 @@ class Routes:
     by_lane: list[Route] = field(default_factory=list)
     _primary: dict[tuple[str, bool], Route] = field(default_factory=dict)
     _prices: dict[tuple[str, str, str], Price | None] = field(default_factory=dict)
+    _tiers: dict[tuple[Route, str], Price | None] = field(default_factory=dict)
 
     def _kind(self, endpoint: str) -> str:
         return self.loaded.settings.endpoints[endpoint].kind
@@ -85,7 +86,7 @@ class Routes:
             settings = self.loaded.settings
             price = find_price(settings, endpoint, model_id, model)
             if batch:
-                price = batch_price(settings, endpoint, model_id, price)
+                price = batch_price(settings, endpoint, model_id, model, price)
             route = Route(endpoint, self._kind(endpoint), model_id, model, price, batch=batch)
             self._primary[model_id, batch] = route
         return route
@@ -220,6 +221,28 @@ class Routes:
             self._prices[key] = find_price(self.loaded.settings, endpoint, model_id, model)
         return self._prices[key]
 
+    def price_at(self, route: Route, tier: str | None) -> Price | None:
+        """What a route costs at a service tier. A batch is a tier of its own."""
+        if route.batch or tier is None or tier in ORDINARY_TIERS:
+            return route.price
+        if (route, tier) not in self._tiers:
+            settings, model_id = self.loaded.settings, "" if route.is_fallback else route.model_id
+            found = tier_price(settings, route.endpoint, model_id, route.model, route.price, tier)
+            self._tiers[route, tier] = found
+        return self._tiers[route, tier]
+
+    def prices_at_most(self, route: Route, tier: str | None) -> list[Price]:
+        """The prices of which a call may cost any that is asked for at a service tier.
+
+        An endpoint may serve it at the ordinary one instead; where it is to choose, at any.
+        """
+        model_id = "" if route.is_fallback else route.model_id
+        tiers = (
+            sorted(known_tiers(self.loaded.settings, route.endpoint, model_id)) if tier == "auto" else [tier]
+        )
+        prices = [route.price, *(self.price_at(route, each) for each in tiers)]
+        return [price for price in prices if price is not None]
+
     def fallback(self, route: Route) -> Route | None:
         """The route that gets what this one refuses for good."""
         if route.batch and self._goes_live(route):
@@ -271,21 +294,26 @@ def longest_answer(route: Route, sampling: Sampling) -> int | None:
     return KINDS[route.kind].longest_answer(sampling)
 
 
-def worst_case(route: Route, request: CompletionRequest, excess: Decimal = ONE) -> Charge:
+def worst_case(
+    route: Route, request: CompletionRequest, excess: Decimal = ONE, prices: Sequence[Price] = ()
+) -> Charge:
     """What a call may cost at most.
 
     Args:
+        prices: those of the service tiers at which it may be served; only the route's own when empty.
         excess: how many times more than a bound by list price and ``max_tokens`` the route was seen to bill.
     """
-    return _at_most(route, request, longest_answer(route, request.sampling), excess)
+    return _at_most(route, request, longest_answer(route, request.sampling), excess, prices)
 
 
-def unbounded_case(route: Route, request: CompletionRequest) -> Charge:
+def unbounded_case(route: Route, request: CompletionRequest, prices: Sequence[Price] = ()) -> Charge:
     """What a call may cost where ``max_tokens`` does not bound what is billed."""
-    return _at_most(route, request, None, ONE)
+    return _at_most(route, request, None, ONE, prices)
 
 
-def _at_most(route: Route, request: CompletionRequest, written: int | None, excess: Decimal) -> Charge:
+def _at_most(
+    route: Route, request: CompletionRequest, written: int | None, excess: Decimal, prices: Sequence[Price]
+) -> Charge:
     sampling = request.sampling
     extra = json.dumps(dict(sampling.extra_body), default=str) if sampling.extra_body else None
     read = most_input_tokens(request.prompt, sampling.system, extra)
@@ -293,18 +321,26 @@ def _at_most(route: Route, request: CompletionRequest, written: int | None, exce
     tokens = math.ceil((read + most) * excess)
     if route.price is None:
         return Charge(calls=1, tokens=tokens, priced=False)
-    return Charge(route.price.at_most(read, most) * excess, 1, tokens)
+    dearest = max(price.at_most(read, most) for price in (route.price, *prices))
+    return Charge(dearest * excess, 1, tokens)
 
 
-def cost(route: Route, usage: Usage, told_usd: Decimal | None = None) -> Charge | None:
+def cost(
+    route: Route, usage: Usage, told_usd: Decimal | None = None, price: Price | None = None
+) -> Charge | None:
     """What an answer has cost: by list price, or as the endpoint tells, whichever is more.
 
-    ``None`` when the endpoint did not count its tokens: then nobody knows.
+    Args:
+        price: of the service tier that it was served at; the route's own when ``None``.
+
+    Returns:
+        ``None`` when the endpoint did not count its tokens: then nobody knows.
     """
     if usage.input_tokens is None or usage.output_tokens is None:
         return None
     tokens = usage.input_tokens + usage.output_tokens
-    listed = None if route.price is None else route.price.cost(usage)
+    price = price or route.price
+    listed = None if price is None else price.cost(usage)
     if listed is None and told_usd is None:
         return Charge(calls=1, tokens=tokens, priced=False)
     return Charge(max(listed or ZERO, told_usd or ZERO), 1, tokens)

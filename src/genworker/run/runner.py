@@ -644,6 +644,7 @@ class Runner:
             started_at=started_at,
             finished_at=_timestamp(),
             latency_s=round(completion.latency_s, 4),
+            service_tier=_tier_worth_saying(request.sampling.service_tier, completion.service_tier),
         )
         facts = Facts.of(self._work.facts(job), asked, came)
         answer = Answer(row.stage, row.gen_id, request.prompt, completion.text, facts, completion.reasoning)
@@ -867,6 +868,10 @@ def room_bytes(request: CompletionRequest) -> int:
     limit = request.sampling.max_tokens
     answer = ROOM_WITHOUT_LIMIT_BYTES if limit is None else min(limit * BYTES_PER_TOKEN, MOST_ROOM_BYTES)
     return answer + len(request.prompt.encode("utf-8", "replace")) + ROOM_BESIDE_BYTES
+
+
+def _tier_worth_saying(asked: str | None, told: str | None) -> str | None:
+    return told if asked is not None or told not in ("default", "standard") else None
 
 
 def _timestamp() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from genworker.core.batches import (
     Found,
     Line,
     Listed,
+    Look,
     Step,
     Wait,
     next_step,
@@ -53,14 +55,17 @@ from genworker.ports import BatchProvider, GenerationStore, Journal
 from genworker.run.batch_money import add_open, add_settled, part_to_json, span_s
 from genworker.store.batches import Forming, Intent, Item, OpenBatch, Shelf
 from genworker.store.durable import cannot_write
+from genworker.store.lock import machine_tag
 
 COMMITS_AT_ONCE = 256
 CLOCK_MARGIN_S = 60.0
-"""How much older than the provider's clock before a create a batch may seem that this create has made."""
-UNKNOWN_CLOCK_S = 86_400.0
-"""The same, where the provider does not tell its time."""
+"""How much older than the newest batch before a create one may seem that this create has made."""
 WATCH_PAUSE_S = 2.0
 """Pause between looks at batches that other processes tend, at most."""
+NO_ERRORS_S = 600.0
+"""How long after a batch's end the lines of unanswered requests are waited for: those cost nothing."""
+SHORT_FETCHES = 3
+"""Times that results are fetched which have fewer lines than the provider has counted answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,12 @@ class Held:
         usual_s: how long batches of the endpoint took so far, the median.
         is_ours: whether it is on the account of this run's cohort.
         resumed: an earlier process may have done more than the log says.
+        listings: the last ones, with the times at which they were asked for, while it is sought.
+        strangers, ours: batches that were found not to be this one, or to be it.
+        sought_at, ended_at: by this process's own clock: since when it is sought, and when it was first seen
+            to have ended.
+        cancelled: twins that the provider has been asked to cancel.
+        short_fetches: times that its results had fewer lines than answers were counted.
     """
 
     batch: OpenBatch
@@ -161,6 +172,10 @@ class Held:
     listings: list[tuple[float, list[Listed]]] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
     ours: set[str] = field(default_factory=set)
+    sought_at: float | None = None
+    ended_at: float | None = None
+    cancelled: set[str] = field(default_factory=set)
+    short_fetches: int = 0
     is_busy: bool = False
     was_looked_at: bool = False
     usual_s: float | None = None
@@ -563,12 +578,14 @@ class Tender:
             held.is_busy = True
             try:
                 pause_s = await self._step(held)
-                held.failures = 0
-                held.told = None
-            except (RequestRejectedError, BadLogError) as error:
-                self._strand(held, _what_to_do(held, str(error)))
-                return
-            except (ProviderError, StoreError) as error:
+                if held.failures:  # it is over: the same trouble would be news
+                    held.failures, held.told = 0, None
+            except (ProviderError, StoreError, BadLogError) as error:
+                if isinstance(error, RequestRejectedError | BadLogError) and not self._may_appear(
+                    held, error
+                ):
+                    self._strand(held, _what_to_do(held, str(error)))
+                    return
                 held.failures += 1
                 self._tell(held, str(error))
                 hint = getattr(error, "retry_after_s", None) or 0.0
@@ -588,6 +605,13 @@ class Tender:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._leaving.wait()
+
+    def _may_appear(self, held: Held, error: Exception) -> bool:
+        """Whether what the provider does not find was made, or has ended, only just now."""
+        story = held.batch.story
+        since = story.facts.get("at_s") if story.status is not None else story.created_s
+        is_new = isinstance(since, int | float) and 0 <= time.time() - since < self._policy.settle_s
+        return is_new and isinstance(error, RequestRejectedError) and error.status == 404
 
     def _is_at_hand(self, held: Held) -> bool:
         """Whether a batch has ended, so that a run which leaves may bring in what it has brought."""
@@ -614,7 +638,10 @@ class Tender:
         batch, provider = held.batch, held.endpoint.provider
         step = next_step(batch.story, wants_file=provider.wants_file)
         if step is Step.UPLOAD:
-            await self._upload(held)
+            try:
+                await self._upload(held)
+            except RequestRejectedError as error:
+                self._refuse(held, error)
             return 0.0
         if step is Step.CREATE:
             async with held.endpoint.creating:
@@ -646,37 +673,65 @@ class Tender:
         batch, provider = held.batch, held.endpoint.provider
         if self._leaving.is_set():
             return 0.0
-        if provider.server_s() is None:
-            await provider.find(time.time())  # a look at its clock, and at whether the key is good
-        told_s = provider.server_s()
-        since_s = time.time() - UNKNOWN_CLOCK_S if told_s is None else told_s - CLOCK_MARGIN_S
-        story = batch.note(Line.CREATING, server_s=since_s)
+        # The times of the listing itself: a clock of another kind might speak of another time.
+        listing = await provider.newest()
+        story, marks = batch.story, self._marks(held)
+        own = [each for each in listing if story.creates and not each.marks.isdisjoint(marks)]
+        if own:  # an earlier create has taken effect after all
+            self._found(held, own[0].batch_id)
+            return 0.0
+        known = [each.created_s for each in listing if each.created_s != math.inf]
+        since_s = max(known, default=CLOCK_MARGIN_S) - CLOCK_MARGIN_S
+        before = [] if marks else [each.batch_id for each in listing if each.created_s >= since_s]
+        batch.note(Line.CREATING, server_s=since_s, before=before)
         try:
             batch_id = await provider.create(
                 batch.requests_path, held.intent.count, story.file_id, held.intent.nonce
             )
         except ProviderError as error:
             if not _is_certain_no(error):
-                batch.note(Line.SOUGHT)
+                self._note_sought(held)
                 raise
-            again = not isinstance(error, RequestRejectedError)
-            batch.note(Line.REFUSED, again=again, reason=str(error))
-            if again:
+            if not isinstance(error, RequestRejectedError):
+                batch.note(Line.REFUSED, again=True, reason=str(error))
                 raise
-            held.refusal = error
+            self._refuse(held, error)
             return 0.0
         batch.note(Line.CREATED, batch_id=batch_id)
         self._journal.record(BatchCreated(held.intent.batch, batch_id, was_lost=False))
         return self._policy.poll_s
 
+    def _refuse(self, held: Held, error: RequestRejectedError) -> None:
+        """The provider will not have the batch, and nothing of it has begun: its rows go back."""
+        held.batch.note(Line.REFUSED, again=False, reason=str(error))
+        held.refusal = error
+
+    def _found(self, held: Held, batch_id: str) -> None:
+        held.batch.note(Line.CREATED, batch_id=batch_id)
+        self._journal.record(BatchCreated(held.intent.batch, batch_id, was_lost=True))
+
+    def _note_sought(self, held: Held) -> None:
+        """No call of this process is out any more: from here on the settling time counts."""
+        held.batch.note(Line.SOUGHT, machine=machine_tag())
+        held.sought_at = asyncio.get_running_loop().time()
+        held.listings.clear()
+
+    def _sought_for_s(self, held: Held) -> float:
+        """For how long no call has been out, by the clock that says the least."""
+        since_s = held.batch.story.sought_s or math.inf
+        passed = time.time() - since_s
+        if held.sought_at is not None:  # a wall clock may be set, and a machine may sleep
+            passed = min(passed, asyncio.get_running_loop().time() - held.sought_at)
+        return passed
+
     async def _seek(self, held: Held) -> float | None:
         batch, provider, settle_s = held.batch, held.endpoint.provider, self._policy.settle_s
         story = batch.story
-        if story.sought_s is None or time.time() < story.sought_s:
-            story = batch.note(Line.SOUGHT)
-            held.listings.clear()
+        if story.sought_s is None or time.time() < story.sought_s or story.sought_by != machine_tag():
+            self._note_sought(held)
+            story = batch.story
         assert story.sought_s is not None
-        asked_s = time.time()
+        asked_s = story.sought_s + self._sought_for_s(held)
         listing = await provider.find(story.since_s or 0.0)
         late = [entry for entry in held.listings if entry[0] >= story.sought_s + settle_s]
         held.listings = [*late[-1:], (asked_s, listing)]
@@ -694,8 +749,7 @@ class Tender:
         )
         match verdict:
             case Found(batch_id, twins):
-                batch.note(Line.CREATED, batch_id=batch_id)
-                self._journal.record(BatchCreated(held.intent.batch, batch_id, was_lost=True))
+                self._found(held, batch_id)
                 for twin in twins:
                     await self._cancel_twin(held, twin)
                 return 0.0
@@ -708,14 +762,26 @@ class Tender:
                 return None
             case Wait(until_s, why, suspects):
                 self._tell(held, why)
-                ended = {each.batch_id for each in listing if each.has_ended}
-                for suspect in ended.intersection(suspects):
-                    name = await provider.first_name(suspect)
-                    is_own = number_of(name, held.intent.nonce, held.intent.count) is not None
-                    (held.ours if is_own else held.strangers).add(suspect)
+                if await self._know_one(held, listing, suspects):
                     return 0.0
                 longest = self._policy.poll_s
-                return longest if until_s is None else min(longest, max(0.0, until_s - time.time()) + 0.01)
+                return longest if until_s is None else min(longest, max(0.0, until_s - asked_s) + 0.01)
+
+    async def _know_one(self, held: Held, listing: Sequence[Listed], suspects: Collection[str]) -> bool:
+        """Look whose one of the suspected batches is; ``False`` when none of them can be known yet."""
+        for listed in listing:
+            if listed.batch_id not in suspects or not listed.has_ended:
+                continue
+            try:
+                name = await held.endpoint.provider.first_name(listed.batch_id)
+            except RequestRejectedError:
+                continue  # its results are not to be had: it may be ours all the same
+            if name is None:
+                continue
+            is_own = number_of(name, held.intent.nonce, held.intent.count) is not None
+            (held.ours if is_own else held.strangers).add(listed.batch_id)
+            return True
+        return False
 
     def _marks(self, held: Held) -> Collection[str]:
         if not held.endpoint.provider.has_marks:
@@ -740,20 +806,26 @@ class Tender:
         return known
 
     async def _cancel_twin(self, held: Held, twin: str) -> None:
-        held.batch.note(Line.TWIN, batch_id=twin)
-        self._tell(held, f"the provider has a second batch of the same requests, {twin}; it is cancelled")
+        """Have a second batch of the same requests ended; what it has answered is fetched, and paid."""
+        if twin not in held.batch.story.twins:
+            held.batch.note(Line.TWIN, batch_id=twin)
+            what = f"the provider has a second batch of the same requests, {twin}; it is cancelled"
+            self._journal.record(BatchTrouble(held.intent.batch, what, is_stranded=False))
         with contextlib.suppress(ProviderError):
             await held.endpoint.provider.cancel(twin)
+            held.cancelled.add(twin)
 
     async def _poll(self, held: Held) -> float:
         batch, provider = held.batch, held.endpoint.provider
         story = batch.story
         assert story.batch_id is not None
         if story.was_absent and provider.has_marks:
-            mine = {story.batch_id, *story.twins}
             for listed in await provider.find(story.since_s or 0.0):
-                if listed.batch_id not in mine and not listed.marks.isdisjoint(self._marks(held)):
-                    await self._cancel_twin(held, listed.batch_id)
+                if listed.batch_id != story.batch_id and not listed.marks.isdisjoint(self._marks(held)):
+                    if listed.batch_id not in held.cancelled and not listed.has_ended:
+                        await self._cancel_twin(held, listed.batch_id)
+                    elif listed.batch_id not in batch.story.twins:
+                        batch.note(Line.TWIN, batch_id=listed.batch_id)
         look = await provider.look(story.batch_id)
         too_old = held.age_s > self._policy.max_wait_s
         if look.refusal is not None:
@@ -765,27 +837,82 @@ class Tender:
                 is_over_limit=look.is_over_limit,
             )
             return 0.0
-        if look.is_final and (look.is_complete or too_old):
+        if look.is_final and (look.is_complete or too_old or self._has_waited(held, look)):
             batch.note(Line.ENDED, status=look.status, results=dict(look.results), answered=look.answered)
             return 0.0
         if too_old and not story.is_cancelling and not look.is_final:
-            await provider.cancel(story.batch_id)
-            batch.note(Line.CANCELLING)
+            try:
+                await provider.cancel(story.batch_id)
+            except RequestRejectedError as error:  # it is about to end by itself
+                self._tell(held, f"it cannot be cancelled: {error}")
+            else:
+                batch.note(Line.CANCELLING)
         return poll_pause_s(held.age_s, self._policy.poll_s)
+
+    def _has_waited(self, held: Held, look: Look) -> bool:
+        """Whether lines that cost nothing have been waited for long enough."""
+        now = asyncio.get_running_loop().time()
+        held.ended_at = now if held.ended_at is None else held.ended_at
+        passed = now - held.ended_at
+        if look.ended_s is not None:
+            passed = max(passed, time.time() - look.ended_s)
+        return look.lacks_errors and passed >= NO_ERRORS_S
 
     async def _fetch(self, held: Held) -> float:
         batch, provider = held.batch, held.endpoint.provider
         for name, source in dict(batch.story.facts.get("results") or {}).items():
             await self._download(held, str(name), str(source))
+        answered = batch.story.facts.get("answered")
+        if isinstance(answered, int) and held.short_fetches < SHORT_FETCHES:
+            lines = await asyncio.to_thread(batch.count_lines)
+            if lines < answered:
+                held.short_fetches += 1
+                await asyncio.to_thread(batch.drop_results)
+                what = f"its results have {lines} lines, and {answered} answers are counted"
+                raise ProviderUnavailableError(what)
+        if (doubt := await self._hidden_twins(held)) is not None:
+            self._tell(held, doubt)
+            return poll_pause_s(0.0, self._policy.poll_s)
         for twin in batch.story.twins:
             look = await provider.look(twin)
             if not look.is_final:
+                if twin not in held.cancelled:
+                    await self._cancel_twin(held, twin)
                 self._tell(held, f"its twin {twin} has not ended yet")
                 return poll_pause_s(0.0, self._policy.poll_s)
             for name, source in look.results.items():
                 await self._download(held, f"twin-{twin}-{name}", source)
         batch.note(Line.FETCHED)
         return 0.0
+
+    async def _hidden_twins(self, held: Held) -> str | None:
+        """Look for twins where a listing shows no mark: a create that was given up may have made one.
+
+        Returns:
+            Why that cannot be known yet; ``None`` when it is.
+        """
+        story, provider = held.batch.story, held.endpoint.provider
+        if not story.was_absent or provider.has_marks:
+            return None
+        known = {story.batch_id, *story.twins, *story.before, *held.strangers}
+        known |= self._known_ids(held.intent.batch)
+        while True:
+            listing = await provider.find(story.since_s or 0.0)
+            suspects = [
+                each.batch_id
+                for each in listing
+                if each.batch_id not in known
+                and each.created_s >= (story.since_s or 0.0)
+                and each.count in (held.intent.count, None)
+            ]
+            if not suspects:
+                return None
+            if not await self._know_one(held, listing, suspects):
+                return f"{suspects[0]} may be its twin; that will be seen when it has ended"
+            known |= held.strangers
+            for twin in held.ours - known:
+                held.batch.note(Line.TWIN, batch_id=twin)
+            known |= held.ours
 
     async def _download(self, held: Held, name: str, source: str) -> None:
         if f"{name}.results" in held.batch.result_names():
@@ -1003,8 +1130,15 @@ class _Tally:
         return Settling(item.worst, self._pay(item, completion))
 
     def twin(self, item: Item, result: BatchResult) -> None:
+        """A line of a second batch of the same requests: paid for, and of no use."""
         if result.completion is not None:
             self._pay(item, result.completion)
+        elif isinstance(result.error, MalformedAnswerError) or (
+            result.has_lapsed and not self.held.intent.is_free_when_lapsed
+        ):
+            part = self._part(item)
+            part.calls += 1
+            self._uncertain(item, part)
 
     def _pay(self, item: Item, completion: Completion) -> Charge:
         price, usage = self.held.intent.price, completion.usage

@@ -443,6 +443,15 @@ class OpenBatch:
         """The files of results that are whole."""
         return sorted(path.name for path in self.place.glob("*.results"))
 
+    def count_lines(self) -> int:
+        """Lines of all results that have been fetched."""
+        return sum(1 for name in self.result_names() for _ in self.result_lines(name))
+
+    def drop_results(self) -> None:
+        """Forget what was fetched, so that it is fetched again."""
+        for name in self.result_names():
+            (self.place / name).unlink()
+
     def part(self, name: str) -> IO[bytes]:
         """A file to write results into, from its beginning; `keep_part` makes it whole."""
         return open(

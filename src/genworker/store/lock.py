@@ -58,6 +58,12 @@ def _whereabouts() -> dict[str, str]:
     return facts
 
 
+def machine_tag() -> str:
+    """Eight hex digits for this machine since it was started: whose clock a time on disk is by."""
+    boot = _whereabouts().get("boot", "")
+    return blake2b(f"{socket.gethostname()}|{boot}".encode(), digest_size=4).hexdigest()
+
+
 def how_to_stop(facts: dict[str, Any]) -> str:
     """The command that asks a lock's holder to stop; where a pid means nothing here, where to give it."""
     pid = facts.get("pid")
