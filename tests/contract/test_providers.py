@@ -7,7 +7,6 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
-import httpx2
 import pytest
 from pydantic import SecretStr
 
@@ -23,7 +22,8 @@ from genworker.errors import (
 from genworker.ports import Provider
 from genworker.project.endpoints import KINDS as KINDS_TABLE
 from genworker.providers.anthropic import AnthropicProvider
-from genworker.providers.http import AiohttpTransport
+from genworker.providers.example import Example
+from genworker.providers.http import AiohttpTransport, Came
 from genworker.providers.openai import OpenAIProvider
 from genworker.providers.scripted import ScriptedProvider
 from support.llm_server import LLMServer, Options, Rule
@@ -134,14 +134,13 @@ def sent(kind: str, asked: CompletionRequest) -> dict[str, object]:
     bodies: list[bytes] = []
 
     class Noting(AiohttpTransport):
-        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            bodies.append(await request.aread())
-            return await super().handle_async_request(request)
+        async def post(self, example: Example, body: bytes) -> Came:
+            bodies.append(body)
+            return await super().post(example, body)
 
     with LLMServer(Options()).in_thread() as server:
         provider = provider_for(kind, server)
-        client = provider.client  # type: ignore[attr-defined]
-        client._client._aiohttp.__class__ = Noting
+        provider._transport.__class__ = Noting  # type: ignore[attr-defined]
         use(provider, lambda ready: ready.complete(asked))
     body: dict[str, object] = json.loads(bodies[0])
     return body

@@ -1,7 +1,8 @@
 """The way to an HTTP endpoint, shared by the adapters: transport, and what can go wrong on it.
 
-The official SDKs build and sign the request and type the errors; the bytes travel over aiohttp, whose
-connection pool does not slow down with the number of calls in flight.
+The official SDKs build, sign and address requests: an example of each shape for completions (see
+`genworker.providers.example`), every single one for all else. The bytes travel over aiohttp's connections,
+whose pool does not slow down with the number of calls in flight, and its parser reads what comes back.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import select
 import ssl
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 import httpx2
+import yarl
+from aiohttp.helpers import get_env_proxy_for_url
 
 from genworker.core.complaints import MAX_MESSAGE_CHARS
 from genworker.core.completion import Completion
@@ -27,6 +30,7 @@ from genworker.core.refusals import Asked, refusal_of
 from genworker.core.visible import visible
 from genworker.core.wire import KEPT_BODY_BYTES, malformed, parse_body, read_answer
 from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
+from genworker.providers.example import Example
 from genworker.providers.way import WayFaults
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -68,6 +72,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._dropped = _OWN_HEADERS | dropped
         self._ca_file = ca_file
         self._session: aiohttp.ClientSession | None = None
+        self._ways: dict[Example, _Way] = {}
         self._faults = WayFaults(use_env_proxy=use_env_proxy)
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -91,7 +96,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         with self._faults.told():
             async with await self._begin(request) as response:
                 # As a stream: with `content` httpx2 would work out headers that the endpoint has sent.
-                whole = httpx2.ByteStream(await _read_body(response))
+                try:
+                    whole = httpx2.ByteStream(await _read_body(response.content))
+                except BodyTooLargeError:
+                    response.close()
+                    raise
                 answer = _response(response, request, whole)
                 await answer.aread()
                 return answer
@@ -102,14 +111,59 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             response = await self._begin(request)
             return _response(response, request, _Stream(response, self._faults))
 
-    async def _begin(self, request: httpx2.Request) -> aiohttp.ClientResponse:
+    async def post(self, example: Example, body: bytes) -> Came:
+        """Send a body under the head of an example, and read all that comes back.
+
+        Raises:
+            ProviderError: there was no whole answer.
+        """
+        with self._faults.told():
+            way = self._ways.get(example)
+            if way is None:
+                way = self._ways[example] = await self._way(example)
+            connection = await way.connect()
+            try:
+                status, headers, content = await way.exchange(connection, body)
+                came = Came(status, headers, await _read_body(content))
+            except BodyTooLargeError as error:
+                connection.close()
+                raise connection_error(error, "") from None
+            except BaseException:
+                connection.close()
+                raise
+            connection.release()
+            return came
+
+    async def _way(self, example: Example) -> _Way:
+        session = self._opened()
+        connector = session.connector
+        assert connector is not None, "the session is open"
+        url = yarl.URL(example.address, encoded=True)
+        proxy = proxy_auth = None
+        if self._use_env_proxy:
+            with contextlib.suppress(LookupError):
+                proxy, proxy_auth = await asyncio.to_thread(get_env_proxy_for_url, url)
+        request = aiohttp.ClientRequest(
+            "POST",
+            url,
+            loop=asyncio.get_running_loop(),
+            session=session,
+            proxy=proxy,
+            proxy_auth=proxy_auth,
+        )
+        return _Way(example, request, connector, session.timeout)
+
+    def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = self._open_session()
+        return self._session
+
+    async def _begin(self, request: httpx2.Request) -> aiohttp.ClientResponse:
         headers = [
             (name, value) for name, value in request.headers.multi_items() if name not in self._dropped
         ]
         headers.append(("Accept-Encoding", "gzip, deflate"))
-        return await self._session.request(
+        return await self._opened().request(
             request.method,
             str(request.url),
             headers=headers,
@@ -122,6 +176,62 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         if self._session is not None:
             await self._session.close()
             self._session = None
+            self._ways.clear()
+
+
+class Came(NamedTuple):
+    """What came back: the headers as they came, the body unpacked from its content coding."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+
+class _Way:
+    """How requests of one example travel: over connections of aiohttp's pool, read by its parser.
+
+    Args:
+        request: tells the pool where to connect to, and through what; it is never sent itself.
+    """
+
+    def __init__(
+        self,
+        example: Example,
+        request: aiohttp.ClientRequest,
+        connector: aiohttp.BaseConnector,
+        timeout: aiohttp.ClientTimeout,
+    ) -> None:
+        self._example = example
+        self._request = request
+        self._connector = connector
+        self._timeout = timeout
+        # A proxy is told the whole address, unless it only carries a secure connection.
+        self._is_told = request.proxy is not None and not request.is_ssl()
+        self._head = b"" if self._is_told else example.head(example.target)
+
+    async def connect(self) -> aiohttp.connector.Connection:
+        """A connection of the pool, or a new one."""
+        connection = await self._connector.connect(self._request, [], self._timeout)
+        if self._is_told and not self._head:
+            login = self._request.headers.get("Proxy-Authorization")
+            more = () if login is None else ((b"Proxy-Authorization", login.encode("latin-1")),)
+            self._head = self._example.head(self._example.address.encode("ascii"), more)
+        return connection
+
+    async def exchange(
+        self, connection: aiohttp.connector.Connection, body: bytes
+    ) -> tuple[int, Sequence[tuple[bytes, bytes]], aiohttp.StreamReader]:
+        """Send a body; (status, headers, the body that comes)."""
+        protocol, transport = connection.protocol, connection.transport
+        assert protocol is not None, "the connection is open"
+        if transport is None or transport.is_closing():
+            raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
+        protocol.set_response_params(max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES)
+        transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
+        while True:
+            message, content = await protocol.read()
+            if message.code >= 200 or message.code == 101:  # what comes before only says that more will
+                return message.code, message.raw_headers, content
 
 
 _OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "host", "transfer-encoding"})
@@ -184,14 +294,13 @@ class _Stream(httpx2.AsyncByteStream):
         self._response.close()
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(content: aiohttp.StreamReader) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.content.iter_chunked(256 * 1024):
+    while chunk := await content.readany():
         chunks.append(chunk)
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            response.close()
             raise BodyTooLargeError(b"".join(chunks)[:KEPT_BODY_BYTES])
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
@@ -199,8 +308,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 class EndpointClient(httpx2.AsyncClient):
     """The HTTP client that both SDKs are given.
 
-    It has no cookies, authentication flow, redirects or hooks, so what httpx2 does for them at every
-    request is left out: a request is built from what the SDK says, and goes to the transport as it is.
+    It has no cookies, authentication flow, redirects or hooks: a request goes out as it is built.
 
     Args:
         dropped: names of headers, in lower case, that are not sent; see `keyless`.
@@ -209,21 +317,9 @@ class EndpointClient(httpx2.AsyncClient):
     def __init__(
         self, *, use_env_proxy: bool, dropped: frozenset[str] = frozenset(), ca_file: Path | None = None
     ) -> None:
-        self._aiohttp = AiohttpTransport(use_env_proxy=use_env_proxy, dropped=dropped, ca_file=ca_file)
-        self._addresses: dict[str, httpx2.URL] = {}
+        self.transport = AiohttpTransport(use_env_proxy=use_env_proxy, dropped=dropped, ca_file=ca_file)
         # No timeout: the call's one deadline is the runner's.
-        super().__init__(transport=self._aiohttp, follow_redirects=False, trust_env=False, timeout=None)
-
-    def build_request(self, method: str, url: httpx2.URL | str, **parts: Any) -> httpx2.Request:
-        """A request with the SDK's own headers; the few addresses that there are, are taken apart once."""
-        if parts.get("params") or parts.get("files") or parts.get("content") is None:
-            return super().build_request(method, url, **parts)
-        address = self._addresses.get(str(url))
-        if address is None:
-            address = self._addresses[str(url)] = httpx2.URL(url)
-        # As a stream: with `content` httpx2 would work out headers that aiohttp makes anyway.
-        body = httpx2.ByteStream(parts["content"])
-        return httpx2.Request(method, address, headers=parts.get("headers"), stream=body)
+        super().__init__(transport=self.transport, follow_redirects=False, trust_env=False, timeout=None)
 
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **_options: Any
@@ -234,8 +330,8 @@ class EndpointClient(httpx2.AsyncClient):
             stream: leave the body to be read by the caller; else it is whole when this returns.
         """
         if stream:
-            return await self._aiohttp.stream(request)
-        return await self._aiohttp.handle_async_request(request)
+            return await self.transport.stream(request)
+        return await self.transport.handle_async_request(request)
 
 
 ONCE: Final[Any] = {
@@ -249,23 +345,6 @@ ONCE: Final[Any] = {
 defaults at each call nor draw a random key, which neither of them sends."""
 
 
-def read_response(response: httpx2.Response, latency_s: float, asked: Asked) -> Completion:
-    """The answer in a response; see `genworker.core.wire.read_answer`.
-
-    Raises:
-        ProviderError: there is none.
-    """
-    outcome = read_answer(
-        response.status_code,
-        response.headers.raw,
-        response.content,
-        now_epoch_s=time.time(),
-        latency_s=latency_s,
-        asked=asked,
-    )
-    return _or_raise(outcome)
-
-
 def read_line(status: int, body: object, request_id: object, redact: Callable[[str], str]) -> Completion:
     """The answer in a line of a batch's results, whose body is parsed already.
 
@@ -274,10 +353,17 @@ def read_line(status: int, body: object, request_id: object, redact: Callable[[s
     """
     is_name = isinstance(request_id, str) and request_id.isascii()
     headers = [(b"x-request-id", str(request_id).encode())] if is_name else []
-    return _or_raise(read_answer(status, headers, body, now_epoch_s=time.time(), asked=Asked(redact=redact)))
+    return answer_or_raise(
+        read_answer(status, headers, body, now_epoch_s=time.time(), asked=Asked(redact=redact))
+    )
 
 
-def _or_raise(outcome: Completion | ProviderError) -> Completion:
+def answer_or_raise(outcome: Completion | ProviderError) -> Completion:
+    """The answer.
+
+    Raises:
+        ProviderError: it is one.
+    """
     if isinstance(outcome, ProviderError):
         raise outcome
     return outcome

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from genworker.core.visible import visible
 from genworker.errors import ProviderError, ProviderUnavailableError, RequestRejectedError, Scope
@@ -42,7 +43,7 @@ class WayFaults:
             yield
         except TimeoutError:
             raise _outage("no connection within the time for it", billed=False) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
             raise self._meaning(error) from None
         self._unresolved = 0
 
@@ -72,10 +73,10 @@ class WayFaults:
             return _outage(what + self._unused_proxy(), billed=False)
         if isinstance(error, aiohttp.ServerDisconnectedError):
             return _outage("the endpoint closed the connection without an answer", billed=True)
-        if isinstance(error, aiohttp.ClientResponseError):
+        if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
             return _outage(f"the answer cannot be read: {error.message}", billed=True)
         if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
-            return _permanent(f"the request cannot be sent: {error}", "correct the endpoint's section")
+            return unsendable(error)
         what = _reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         return _outage(what, billed=True)
 
@@ -125,6 +126,11 @@ class WayFaults:
             return ""
         name = next((name for name in _PROXY_VARIABLES if os.environ.get(name)), None)
         return "" if name is None else f" ({name} is set and not used: use_env_proxy = true would use it)"
+
+
+def unsendable(error: ValueError) -> ProviderError:
+    """A request that cannot be written, such as one with a header that holds what none may hold."""
+    return _permanent(f"the request cannot be sent: {error}", "correct the endpoint's section")
 
 
 def _reason(error: object) -> str:
