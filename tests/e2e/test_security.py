@@ -336,9 +336,9 @@ def test_the_key_is_in_no_traceback_of_a_bug(tmp_path: Path) -> None:
         project = make_project(tmp_path, ROWS)
         with_key(project, server.openai_url, "openai")
         script = (
-            "import genworker.cli, genworker.providers.openai as p\n"
-            "def broken(self, *a, **k): raise RuntimeError('bug')\n"
-            "p.OpenAIProvider._read = broken\n"
+            "import genworker.cli, genworker.providers.sdk as p\n"
+            "def broken(*a, **k): raise RuntimeError('bug')\n"
+            "p.read_answer = broken\n"
             "import sys; sys.argv = ['genworker', 'run', 'trial', '--plain']\n"
             "genworker.cli.main()\n"
         )
