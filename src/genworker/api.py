@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genworker.core.facts import Facts
 from genworker.core.membership import Membership
 from genworker.core.money import Money
 from genworker.core.stages import Stage
@@ -21,7 +22,7 @@ from genworker.reports.provenance import History, StaleGroup, read_provenance, t
 from genworker.reports.reading import Reading
 from genworker.reports.scores import ScoreRow, Scores, collect_scores
 from genworker.run.history import run_records
-from genworker.run.ledger import read_money
+from genworker.run.ledger import LedgerReader, read_money, todays_prices
 from genworker.store.reader import StoreReader
 
 if TYPE_CHECKING:
@@ -85,22 +86,11 @@ def money(data_root: str | Path, cohort: str | Sequence[str]) -> dict[str, Any]:
     return read_cohorts_money(StoreReader(Paths.from_str(data_root)), cohort, None).to_json()
 
 
-def read_cohorts_money(
-    reader: StoreReader,
-    cohort: str | Sequence[str],
-    settings: Settings | None,
-    known: Membership | None = None,
-) -> Money:
-    """As `money`, with prices of today for calls that had none.
-
-    Args:
-        known: the membership of the cohort, where it is one and has been read.
-    """
-    names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
+def read_cohorts_money(reader: StoreReader, cohort: str | Sequence[str], settings: Settings | None) -> Money:
+    """As `money`, with prices of today for calls that had none."""
     total = Money()
-    for name in names:
-        membership = known if known is not None and len(names) == 1 else reader.membership(name)
-        total.merge(read_money(reader.paths, membership, settings, index=reader.index))
+    for name in _names(cohort):
+        total.merge(read_money(reader.paths, reader.membership(name), settings, index=reader.index))
     return total
 
 
@@ -119,13 +109,23 @@ def read_report(
         comparisons: of two texts each, to be ranked beside the scores.
         stale: what is stale; ``None`` where nobody looked.
     """
-    found = read_scores(reader, cohort)
-    provenance = read_provenance(found, reader)
+    memberships = [reader.membership(name) for name in _names(cohort)]
+    found = _scores_of(reader, memberships)
+    prices = todays_prices(settings)
+    ledgers = [LedgerReader(reader.paths, membership, prices, reader.index) for membership in memberships]
+
+    def tell(stage: Stage, gen_id: str, facts: Facts) -> None:
+        for ledger in ledgers:
+            ledger.hear(stage, gen_id, facts)
+
+    provenance = read_provenance(found, reader, tell)
+    money = Money()
+    for ledger in ledgers:
+        money.merge(ledger.close().money)
     history = History(
         run_records(reader.paths, found.cohort_ids), stale, template_texts(found, provenance, reader)
     )
     findings = find(found, finished=provenance.finished, comparisons=comparisons)
-    money = read_cohorts_money(reader, cohort, settings, found.plan.membership)
     return Reading(found, provenance, findings, money, history)
 
 
@@ -179,8 +179,14 @@ _PANDAS_TYPES = {"BIGINT": "Int64", "DOUBLE": "Float64", "BOOLEAN": "boolean"}
 
 def read_scores(reader: StoreReader, cohort: str | Sequence[str]) -> Scores:
     """As `scores`, with the plan and the essays behind each row."""
-    names = [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
-    memberships = [reader.membership(name) for name in names]
+    return _scores_of(reader, [reader.membership(name) for name in _names(cohort)])
+
+
+def _names(cohort: str | Sequence[str]) -> list[str]:
+    return [cohort] if isinstance(cohort, str) else list(dict.fromkeys(cohort))
+
+
+def _scores_of(reader: StoreReader, memberships: Sequence[Membership]) -> Scores:
     was_enabled = gc.isenabled()
     gc.disable()  # a hundred thousand rows are made and none is garbage: it would walk them again and again
     try:

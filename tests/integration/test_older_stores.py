@@ -6,10 +6,12 @@ import asyncio
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from genworker.api import read_report
 from genworker.cli.plan import show_plan
 from genworker.cli.status import cohort_record, open_look
 from genworker.cli.verify import make_check
@@ -20,8 +22,10 @@ from genworker.project.freshness import find_stale
 from genworker.project.open import Project, open_membership, open_project, plan_cohort
 from genworker.run.engine import RunOptions, run_cohort
 from genworker.run.reparse import reparse_cohort
+from genworker.store import parts
 from genworker.store.check import Severity, Step, repair
 from genworker.store.reader import StoreReader
+from genworker.store.reading import read_bytes
 from support.older import COHORT, STATES, OlderStore, make_older_store
 
 PLANNED = ("done", "truncated", "truncated-with-text", "free", "unparseable", "stub", "remnant")
@@ -266,3 +270,50 @@ def test_a_build_neither_overwrites_an_older_manifest_nor_adds_to_two_columns(tm
     with pytest.raises(MembershipError, match="genworker cohort adopt narrow"):
         plan_build(opened(store), BuildOptions("narrow"))
     assert path.read_text() == "stage,gen_id\n"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_status_reads_each_metadata_once_and_by_several_processes_the_same(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_older_store(tmp_path, seed, wide=True, states=("done", "done", "truncated-with-text"))
+    store.project.use_script()
+    project = opened(store)
+    alone = cohort_record(open_look(project), COHORT)
+    reads: Counter[str] = Counter()
+
+    def count(path: str) -> bytes:
+        reads[path] += 1
+        return read_bytes(path)
+
+    monkeypatch.setattr("genworker.store.reading.read_bytes", count)
+    assert cohort_record(open_look(project), COHORT) == alone
+    done = {f"/{name}/metadata.json" for name in store.ids("done")}
+    twice = [path for path, times in reads.items() if times > 1 and path.endswith(tuple(done))]
+    assert reads
+    assert not twice
+    monkeypatch.setattr(parts, "LEAST_ROWS", 2)
+    monkeypatch.setattr(parts, "_processes", lambda: 3)
+    assert cohort_record(open_look(project), COHORT) == alone
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_money_counts_the_answers_of_older_tools_and_no_plans(tmp_path: Path, seed: int) -> None:
+    """However they spell cohort, model and usage; a stub is no call, and a copy asks nobody."""
+    store = adopted(make(tmp_path, seed))
+    told = cohort_record(open_look(opened(store)), COHORT)["money"]
+    gens = store.project.paths.gens_root
+    listed = {row.gen_id for row in open_membership(opened(store), COHORT, strict=False).rows}
+    answered = [
+        row
+        for row in store.rows
+        if row["template_id"] != "keep"
+        and row["gen_id"] in listed
+        and (gens / row["stage"] / row["gen_id"] / "raw.txt").exists()
+        and (gens / row["stage"] / row["gen_id"] / "metadata.json").exists()
+    ]
+    assert told["calls"] == len(answered)
+    assert told["unpriced"] == sorted({row["llm_model_id"] for row in answered})
+    reading = read_report(StoreReader(store.project.paths), COHORT)
+    assert reading.money.to_json() == told, "the report says the same"
+    assert reading.money.total.tokens == 62 * len(answered)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -36,14 +37,17 @@ def cohort(parents: tuple[int, ...] = PARENTS) -> Membership:
 
 @dataclass
 class InMemory:
-    done: set[str]
+    good: set[str]
     failed: set[str]
 
     def names(self, stage: Stage) -> set[str]:
-        return self.done | self.failed
+        return self.good | self.failed
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
-        return gen_id in self.done
+        return gen_id in self.good
+
+    def done(self, rows: Sequence[MembershipRow]) -> bytes:
+        return bytes(row.gen_id in self.good for row in rows)
 
     def failure(self, stage: Stage, gen_id: str) -> Failure | None:
         return Failure(FailureKind.UNPARSEABLE, "no score") if gen_id in self.failed else None

@@ -92,15 +92,17 @@ def show_plan(
     from genworker.project.open import open_membership, plan_cohort
     from genworker.run.caps import check_caps
     from genworker.run.estimate import estimate
-    from genworker.run.ledger import last_limits, read_ledger
+    from genworker.run.ledger import LedgerReader, last_limits
     from genworker.run.requests import check_jobs, odd_sections, open_work
     from genworker.store.index import StoreIndex
     from genworker.store.ledger import Accounts
 
     membership = open_membership(project, cohort, strict=True)
-    index = StoreIndex(project.paths)
-    planned = plan_cohort(project, membership, options.redo, index)
     work = open_work(project, membership, answer_tokens=options.answer_tokens, batch=options.batch)
+    index, accounts = StoreIndex(project.paths), Accounts(project.paths)
+    reader = LedgerReader(project.paths, membership, work.routes.find_price, index, accounts=accounts)
+    index.listener = reader
+    planned = plan_cohort(project, membership, options.redo, index)
     selected = select(
         planned,
         stages=options.stages,
@@ -113,13 +115,12 @@ def show_plan(
     check_jobs(work, jobs)
     for line in odd_sections(work):
         say(f"warning: {line}")
-    accounts = Accounts(project.paths)
     expected = estimate(work, planned, jobs, last_limits(accounts, cohort))
     caps = options.caps_over(project.loaded.settings)
     record = plan_record(cohort, planned, jobs, work, expected, options)
     for stage, number in stale_counts(project, planned).items():
         record["stages"][stage.value]["stale"] = number
-    ledger = read_ledger(project.paths, membership, work.routes.find_price, index=index, accounts=accounts)
+    ledger = reader.close()
     record["money"] = ledger.money.to_json()
     work.routes.build(len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job)))
     called = list(work.routes.called(membership.rows, jobs))

@@ -122,15 +122,19 @@ def cohort_record(look: Look, cohort: str) -> dict[str, Any]:
     from genworker.core.plan import RowState
     from genworker.project.open import open_membership, plan_cohort
     from genworker.run.batch_money import open_intents
-    from genworker.run.ledger import failed_calls, read_money
+    from genworker.run.ledger import LedgerReader, failed_calls, todays_prices
     from genworker.run.now import running
 
     project, index, accounts = look.project, look.index, look.accounts
     membership = open_membership(project, cohort, strict=False)
+    ledger = LedgerReader(
+        project.paths, membership, todays_prices(project.loaded.settings), index, accounts=accounts
+    )
+    index.listener = ledger
     plan = plan_cohort(project, membership, index=index)
+    money = ledger.close().money
     counts = plan.counts()
     stale = stale_counts(project, plan, look.templates)
-    money = read_money(project.paths, membership, project.loaded.settings, index=index, accounts=accounts)
     reasons = failed_calls(project.paths, cohort, accounts)
     missing = int(RowState.MISSING)
     calls: dict[Stage, int] = dict.fromkeys(STAGES, 0)

@@ -343,7 +343,7 @@ class Facts:
     @property
     def is_cut(self) -> bool:
         """Whether the answer was cut off: it says so, or stopped for a reason that means that."""
-        return self.record.get("truncated") is True or means_length(self.record.get("finish_reason"))
+        return says_cut(self.record)
 
     @property
     def min_lines(self) -> int | None:
@@ -421,6 +421,17 @@ OWN_MARK = "genworker_version"
 """The key by which genworker's own records are known: they need no translation."""
 
 
+def says_cut(record: Mapping[str, Any]) -> bool:
+    """Whether a metadata record, whoever wrote it, says that the answer was cut off."""
+    truncated = record.get("truncated")
+    if truncated and (truncated == 1 or (isinstance(truncated, str) and truncated.strip().lower() in _YES)):
+        return True
+    return means_length(record.get("finish_reason")) or means_length(record.get("stop_reason"))
+
+
+_YES = frozenset({"true", "yes", "1"})
+
+
 def means_length(reason: object) -> bool:
     """Whether a finish reason, as any endpoint or tool spells it, says that the answer was cut off."""
     return isinstance(reason, str) and finish_of(reason) is FinishReason.LENGTH
@@ -450,22 +461,24 @@ def facts_of(stage: Stage, record: Mapping[str, Any], beside: Sequence[Mapping[s
     if OWN_MARK in record:
         return Facts(record)
     found = dict(record)
+    known = found.keys()
     for other in beside:
         for name in _BESIDE:
             if found.get(name) is None and other.get(name) is not None:
                 found[name] = other[name]
-        if other.get("truncated") is True or means_length(other.get("finish_reason")):
+        if says_cut(other):
             found["truncated"] = True
-    template = found.get(f"{stage.value}_template")
-    if not found.get("template_id") and isinstance(template, str):
-        found["template_id"] = template
+    if not found.get("template_id"):
+        template = found.get(f"{stage.value}_template")
+        if isinstance(template, str):
+            found["template_id"] = template
     for name, older in _OTHER_NAMES:
-        if not found.get(name) and found.get(older):
+        if older in known and found[older] and not found.get(name):
             found[name] = found[older]
-    if "latency_s" not in found and found.get("duration_s") is not None:
+    if "latency_s" not in known and found.get("duration_s") is not None:
         found["latency_s"] = found["duration_s"]
     usage = found.get("usage")
-    if isinstance(usage, Mapping):
+    if isinstance(usage, dict):
         found["usage"] = _counts(usage)
     return Facts(found)
 
@@ -475,10 +488,14 @@ def _counts(usage: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, older in _TOKEN_NAMES:
         if name not in counts and older in counts:
             counts[name] = counts[older]
+        value = counts.get(name)
+        if isinstance(value, str) and value.isdecimal():
+            counts[name] = int(value)
     for name, older, part in _TOKEN_DETAILS:
-        details = counts.get(older)
-        if name not in counts and isinstance(details, Mapping) and part in details:
-            counts[name] = details[part]
+        if older in counts and name not in counts:
+            details = counts[older]
+            if isinstance(details, dict) and part in details:
+                counts[name] = details[part]
     return counts
 
 

@@ -8,7 +8,7 @@ that the summary, `status` and the page cannot differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -177,18 +177,22 @@ def add_run(money: Money, account: RunAccount, find_price: FindPrice) -> None:
         money.add(asked.stage, model, account.run_id, part)
 
 
+Parts = dict[tuple[Stage, str, str], Part]
+"""Parts of an account by stage, model and run."""
+
+
 class Answers:
     """Adds up answers by their metadata alone, where their run has left no account; maybe a million."""
 
     def __init__(self, find_price: FindPrice) -> None:
         self._find_price = find_price
-        self._parts: dict[tuple[Stage, str, str], Part] = {}
+        self._parts: Parts = {}
 
     def add(self, stage: Stage, facts: Facts) -> None:
         """Count one answer."""
         cost, model = facts.cost_usd, facts.model_id or facts.model or ""
         usage = facts.record.get("usage")
-        counts = usage if isinstance(usage, Mapping) else {}
+        counts = usage if isinstance(usage, dict) else {}
         if cost is None and facts.endpoint is not None and facts.model is not None:
             price = self._find_price(facts.endpoint, facts.model_id or "", facts.model)
             cost = None if price is None else price.cost(facts.usage)
@@ -197,11 +201,22 @@ class Answers:
         if part is None:
             part = self._parts[key] = Part()
         part.calls += max(1, facts.attempts or 1)
-        part.tokens += sum(max(0, whole(counts.get(name)) or 0) for name in ("input_tokens", "output_tokens"))
+        part.tokens += max(0, whole(counts.get("input_tokens")) or 0)
+        part.tokens += max(0, whole(counts.get("output_tokens")) or 0)
         if cost is None:
             part.unpriced[model] = part.unpriced.get(model, 0) + 1
         else:
             part.spent_usd += cost
+
+    def take(self) -> Parts:
+        """What was counted since the last time, to be counted elsewhere."""
+        parts, self._parts = self._parts, {}
+        return parts
+
+    def give(self, parts: Parts) -> None:
+        """Count what was taken."""
+        for key, part in parts.items():
+            self._parts.setdefault(key, Part()).add(part)
 
     def add_to(self, money: Money) -> None:
         """Count all of them in an account."""

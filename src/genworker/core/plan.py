@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from enum import IntEnum
 from typing import Protocol
 
 from genworker.core.generation import JUDGED_BY_PARSER, Failure, FailureKind
-from genworker.core.membership import Membership
+from genworker.core.membership import Membership, MembershipRow
 from genworker.core.stages import STAGES, Stage
 
 
@@ -74,6 +74,9 @@ class Holdings(Protocol):
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is in the store and good."""
 
+    def done(self, rows: Sequence[MembershipRow]) -> bytes:
+        """For each row 1 where `is_done` holds, else 0."""
+
     def failure(self, stage: Stage, gen_id: str) -> Failure | None:
         """Why an answer in the store is not done; ``None`` when there is no answer.
 
@@ -99,11 +102,12 @@ def make_plan(
     plan = Plan(membership)
     states = plan.states
     names = {stage: holdings.names(stage) for stage in STAGES}
+    done = holdings.done(membership.rows)
     for index, row in enumerate(membership.rows):
         stage, gen_id = row.stage, row.gen_id
         if gen_id not in names[stage]:
             continue
-        if holdings.is_done(stage, gen_id):
+        if done[index]:
             if redo is None or not redo(index, None):
                 states[index] = RowState.DONE
             continue

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -99,8 +99,14 @@ def sampling_text(sampling: Mapping[str, Any]) -> str:
     return visible(", ".join(parts), limit=NAME_CHARS, one_line=True) or "the endpoint's own"
 
 
-def read_provenance(scores: Scores, source: Source) -> Provenance:
-    """Read the metadata of every answer that the store holds."""
+def read_provenance(
+    scores: Scores, source: Source, tell: Callable[[Stage, str, Facts], None] | None = None
+) -> Provenance:
+    """Read the metadata of every answer that the store holds.
+
+    Args:
+        tell: told them as well, so that nobody reads them again.
+    """
     found = Provenance()
     plan = scores.plan
     held = (int(RowState.DONE), int(RowState.FAILED))
@@ -109,6 +115,8 @@ def read_provenance(scores: Scores, source: Source) -> Provenance:
         if state in held:
             facts = source.facts(row.stage, row.gen_id)
             found.add(row.stage, row.template_id, row.llm_model_id or "", facts)
+            if tell is not None:
+                tell(row.stage, row.gen_id, facts)
             moment = seconds_of(facts.finished_at)
         if row.stage.is_scored:
             found.finished.append(moment)

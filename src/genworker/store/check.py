@@ -36,7 +36,7 @@ from genworker.store.durable import keep_aside
 from genworker.store.filesystem import FilesystemStore
 from genworker.store.ledger import cohort_of, journals, odd_account_lines, odd_journal_lines
 from genworker.store.lock import FileLock
-from genworker.store.reading import is_done_directory, read_directory
+from genworker.store.reading import done_metadata, read_directory
 from genworker.store.sweep import damaged_files, staging_run_id, sweep_staging
 
 
@@ -567,7 +567,7 @@ def _intention(check: Check, stage: Stage, gen_id: str, kinds: set[Kind]) -> Men
     readable = kinds & {Kind.UNPARSED, Kind.DIGEST, Kind.FILE_MISSING, Kind.NO_METADATA}
     if readable and _answer_again(check, stage, gen_id) is not None:
         return Mend.PARSE
-    if kinds & BROKEN and not is_done_directory(str(directory)):
+    if kinds & BROKEN and done_metadata(str(directory)) is None:
         return Mend.ASIDE
     return None
 

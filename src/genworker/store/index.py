@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from genworker.core.generation import Failure, FailureKind, failure_from_json
+from genworker.core.membership import MembershipRow
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import StoreError
 from genworker.paths import Paths
-from genworker.store.reading import is_done_directory, read_generation, read_metadata
+from genworker.store.parts import in_parts
+from genworker.store.reading import Metadata, done_metadata, read_generation, read_metadata
 
 NOT_KNOWN = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT})
 """Errors that say nothing of what is there: to take them for "missing" would be to pay once more."""
+
+
+class Listener(Protocol):
+    """Who wants to know what metadata say that are read anyway; several processes may read them."""
+
+    def heed(self, stage: Stage, gen_id: str, metadata: Metadata) -> None:
+        """One generation's."""
+
+    def take(self) -> Any:
+        """What was heeded since the last time, as another process can be told; it is forgotten here."""
+
+    def give(self, told: Any) -> None:
+        """What `take` has taken, here or in a copy of this process."""
 
 
 class StoreIndex:
@@ -21,9 +38,14 @@ class StoreIndex:
 
     A directory appears whole, so its name nearly says it all; that its files are there is checked for
     the ids that a cohort names, since other tools may have written them.
+
+    Attributes:
+        listener: told by `done` what the metadata of each generation that is done say, so that nobody reads a
+            hundred thousand files a second time.
     """
 
     def __init__(self, paths: Paths) -> None:
+        self.listener: Listener | None = None
         self._paths = paths
         self._directories = {stage: str(paths.stage_dir(stage)) for stage in STAGES}
         self._listed: dict[Stage, set[str]] = {}
@@ -44,11 +66,35 @@ class StoreIndex:
 
     def is_done(self, stage: Stage, gen_id: str) -> bool:
         """Whether a generation is done, as `Generation.is_done` defines it."""
-        return (
-            gen_id in self.names(stage)
-            and gen_id not in self._links[stage]
-            and is_done_directory(f"{self._directories[stage]}/{gen_id}")
-        )
+        if gen_id not in self.names(stage) or gen_id in self._links[stage]:
+            return False
+        return done_metadata(f"{self._directories[stage]}/{gen_id}") is not None
+
+    def done(self, rows: Sequence[MembershipRow]) -> bytes:
+        """For each row 1 where `is_done` holds, else 0; each is looked at once, on all processors."""
+        for stage in STAGES:
+            self.names(stage)
+        listener = self.listener
+
+        def look(part: range) -> tuple[bytes, Any]:
+            found = bytearray(len(part))
+            for place, index in enumerate(part):
+                row = rows[index]
+                stage, gen_id = row.stage, row.gen_id
+                if gen_id not in self._listed[stage] or gen_id in self._links[stage]:
+                    continue
+                metadata = done_metadata(f"{self._directories[stage]}/{gen_id}")
+                if metadata is not None:
+                    found[place] = 1
+                    if listener is not None:
+                        listener.heed(stage, gen_id, metadata)
+            return bytes(found), None if listener is None else listener.take()
+
+        parts = in_parts(len(rows), look)
+        for _, told in parts:
+            if listener is not None:
+                listener.give(told)
+        return b"".join(found for found, _ in parts)
 
     def failure(self, stage: Stage, gen_id: str) -> Failure | None:
         """Why a generation that is not done is none; ``None`` when there is no answer at all.

@@ -20,7 +20,7 @@ from genworker.store.concepts import concepts_of
 from genworker.store.index import StoreIndex
 from genworker.store.ledger import read_accounts
 from genworker.store.ratings import rating_generation, rating_name, rating_path, read_ratings
-from genworker.store.reading import facts_in, generation_directory, is_done_directory, read_directory
+from genworker.store.reading import done_metadata, facts_in, generation_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
 """Bytes of an evaluation's ``parsed.txt`` that are read for its score; a longer one holds none."""
@@ -83,7 +83,7 @@ class StoreReader:
 
     def stands(self, stage: Stage, gen_id: str) -> bool:
         """As `is_done`, but looked up now and without a listing: for a few generations, or in flat memory."""
-        return is_done_directory(f"{self._directories[stage]}/{gen_id}")
+        return done_metadata(f"{self._directories[stage]}/{gen_id}") is not None
 
     def facts(self, stage: Stage, gen_id: str) -> Facts:
         """What the metadata say, alone; nothing when there are none that can be read."""

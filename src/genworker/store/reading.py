@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from genworker.core.facts import NO_FACTS, OWN_MARK, Facts, facts_of, means_length
+from genworker.core.facts import NO_FACTS, OWN_MARK, Facts, facts_of, says_cut
 from genworker.core.generation import Generation
 from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
@@ -83,7 +82,7 @@ def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
         # A Path for each file would take as long as to read it.
         texts = {name: _read_text(f"{directory}/{name}", name, fd) for name in GENERATION_FILES}
         metadata = _decode_metadata(texts[METADATA_FILE], f"{directory}/{METADATA_FILE}")
-        beside = () if OWN_MARK in metadata else tuple(_read_beside(str(directory), fd))
+        beside = () if OWN_MARK in metadata else tuple(read_beside(str(directory)))
     finally:
         os.close(fd)
     raw_text = texts[RAW_FILE] or ""
@@ -100,55 +99,109 @@ def read_directory(directory: Path, stage: Stage, gen_id: str) -> Generation:
     )
 
 
-def _read_beside(directory: str, directory_fd: int | None = None) -> Iterator[Mapping[str, Any]]:
+class Metadata:
+    """The metadata files of one directory, read with as few system calls as possible: there may be a million.
+
+    What is not there, or is no JSON object, says nothing: `verify` names it.
+
+    Attributes:
+        content: ``metadata.json`` as it lies; empty where it cannot be read.
+    """
+
+    __slots__ = ("_beside", "_directory", "_record", "content")
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._record: dict[str, Any] | None = None
+        self._beside: Sequence[dict[str, Any]] | None = None
+        self.content = read_bytes(f"{directory}/{METADATA_FILE}")
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a ``metadata.json``, whatever it says."""
+        return bool(self.content) or os.access(f"{self._directory}/{METADATA_FILE}", os.F_OK)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """``metadata.json``."""
+        if self._record is None:
+            self._record = json_object(self.content)
+        return self._record
+
+    @property
+    def beside(self) -> Sequence[dict[str, Any]]:
+        """What another tool's further metadata files say; genworker itself writes none."""
+        if self._beside is None:
+            self._beside = () if OWN_MARK in self.record else read_beside(self._directory)
+        return self._beside
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether any of them says that the answer was cut off."""
+        if _OWN_AND_WHOLE in self.content and self.content.endswith(b"}\n"):
+            return False  # known before it is parsed
+        if says_cut(self.record):
+            return True
+        beside = self.beside
+        return bool(beside) and any(says_cut(other) for other in beside)
+
+    def facts(self, stage: Stage) -> Facts:
+        """All that they say, under the names of today."""
+        return facts_of(stage, self.record, self.beside) if self.content else NO_FACTS
+
+
+def read_beside(directory: str) -> Sequence[dict[str, Any]]:
     """What another tool's further metadata files say; one that cannot be read says nothing."""
+    found: Sequence[dict[str, Any]] = ()
     for name in OLDER_METADATA_FILES:
         path = f"{directory}/{name}"
-        with contextlib.suppress(StoreError):
-            text = _read_text(path, path if directory_fd is None else name, directory_fd)
-            if text is not None:
-                yield _decode_metadata(text, path)
+        # Asked for before it is opened: to fail at opening takes many times as long.
+        if os.access(path, os.F_OK):
+            found = (*found, json_object(read_bytes(path)))
+    return found
+
+
+def json_object(content: bytes) -> dict[str, Any]:
+    """A JSON object out of a file; empty where it holds none."""
+    try:
+        return decode_object(content)
+    except ValueError:
+        return {}
+
+
+def decode_object(content: bytes) -> dict[str, Any]:
+    """A JSON object out of a file's bytes, also with a BOM, ``NaN`` or numbers past 64 bits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        record = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        try:
+            record = json.loads(content.decode("utf-8-sig"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError("no JSON object")
+    return record
 
 
 def facts_in(directory: str, stage: Stage) -> Facts:
     """What the metadata files of a directory say; nothing where there is none that can be read. Cheap."""
-    try:
-        record = orjson.loads(read_bytes(f"{directory}/{METADATA_FILE}"))
-    except orjson.JSONDecodeError:
-        return NO_FACTS
-    if not isinstance(record, dict):
-        return NO_FACTS
-    return facts_of(stage, record, () if OWN_MARK in record else tuple(_read_beside(directory)))
+    return Metadata(directory).facts(stage)
 
 
-def is_done_directory(directory: str) -> bool:
-    """`Generation.is_done` of a directory, with as few system calls as possible: there may be a million.
-
-    What genworker itself wrote has a text only when it is done, so its own mark saves the look at the rest.
-    """
+def done_metadata(directory: str) -> Metadata | None:
+    """The metadata of a directory that is done, as `Generation.is_done` defines it; ``None`` of any other."""
     try:
         # Strings and plain calls: a Path per generation would double the time over a million.
         if os.stat(f"{directory}/{PARSED_FILE}").st_size == 0:  # noqa: PTH116
-            return False
+            return None
     except OSError:
-        return False
-    content = read_bytes(f"{directory}/{METADATA_FILE}")
-    if _OWN_AND_WHOLE in content and content.endswith(b"}\n"):
-        return True
-    if not content and not os.access(f"{directory}/{METADATA_FILE}", os.F_OK):
-        return False
-    try:
-        record = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        record = {}  # it is there, and says nothing: `verify` names it
-    facts = record if isinstance(record, dict) else {}
-    if facts.get("truncated") is True or means_length(facts.get("finish_reason")):
-        return False
-    if OWN_MARK in facts:
-        return True
-    # Asked for before they are opened: to fail at opening takes many times as long.
-    has_more = any([os.access(f"{directory}/{name}", os.F_OK) for name in OLDER_METADATA_FILES])
-    return not (has_more and any(Facts(other).is_cut for other in _read_beside(directory)))
+        return None
+    found = Metadata(directory)
+    return found if found.is_there and not found.is_cut else None
 
 
 def read_metadata(directory: str) -> Mapping[str, Any]:
@@ -208,12 +261,9 @@ def _decode_metadata(text: str | None, path: str) -> Mapping[str, Any]:
     if text is None:
         return {}
     try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        raise StoreError(f"{path} is not valid JSON", path=path) from None
-    if not isinstance(record, dict):
-        raise StoreError(f"{path} is not a JSON object", path=path)
-    return record
+        return decode_object(text.encode())
+    except ValueError:
+        raise StoreError(f"{path} is not a JSON object", path=path) from None
 
 
 def load_generation(gens_root: str | Path, stage: Stage | str, gen_id: str) -> dict[str, Any]:

@@ -20,15 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from genworker.core.facts import Facts as GenerationFacts
 from genworker.core.generation import Generation
 from genworker.core.parsers import read_score
 from genworker.core.stages import STAGES, Stage
-from genworker.paths import METADATA_FILE, PARSED_FILE, RAW_FILE, Paths
+from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import list_cohorts, stream_membership
-from genworker.store.reading import read_bytes
+from genworker.store.reading import Metadata, json_object, read_bytes
 
 FORMAT = 1
 """Of the database; another one is thrown away and built anew."""
@@ -111,13 +108,22 @@ def read_facts(directory: str, stage: Stage, gen_id: str) -> Facts:
 
     Plain system calls and two files where two are enough: a store has a million of them.
     """
-    record = _object(read_bytes(f"{directory}/{METADATA_FILE}"))
+    metadata = Metadata(directory)
     parsed = read_bytes(f"{directory}/{PARSED_FILE}").decode("utf-8", "replace")
     raw = ""
     if stage.is_scored or not parsed.strip():
         raw = read_bytes(f"{directory}/{RAW_FILE}")[:MAX_TEXT_BYTES].decode("utf-8", "replace")
-    generation = Generation(stage, gen_id, None, raw, parsed or None, record)
-    said = GenerationFacts(record)
+    generation = Generation(
+        stage,
+        gen_id,
+        None,
+        raw,
+        parsed or None,
+        metadata.record,
+        tuple(metadata.beside),
+        has_metadata=metadata.is_there,
+    )
+    said = generation.facts
     usage, cost = said.usage, said.cost_usd
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
     state, reason, score = DONE, None, None
@@ -141,14 +147,6 @@ def read_facts(directory: str, stage: Stage, gen_id: str) -> Facts:
         reason,
         (raw or parsed) if stage.is_scored else (parsed or raw),
     )
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        record = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return {}
-    return record if isinstance(record, dict) else {}
 
 
 class Progress:
@@ -384,7 +382,7 @@ class Index:
                         offset += len(line)
                         if b'"committed"' not in line and b'"salvaged"' not in line:
                             continue
-                        record = _object(line)
+                        record = json_object(line)
                         order = orders.get(str(record.get("stage")))
                         if order is not None and isinstance(record.get("gen_id"), str):
                             found.add((order, record["gen_id"]))
