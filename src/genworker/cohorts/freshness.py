@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
-from genworker.core.facts import Facts
+from genworker.core.facts import MODE_LLM, Facts
 
 
 class StaleReason(StrEnum):
@@ -42,7 +42,7 @@ def rendered(facts: Facts) -> Rendered:
         return None if found is None else found.sha256
 
     return Rendered(
-        facts.mode,
+        facts.mode or (MODE_LLM if facts.model_id else None),  # some older tools name the model alone
         facts.template_sha256,
         file("prompt.txt"),
         facts.parent_sha256,

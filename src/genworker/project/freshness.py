@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 
 from genworker.cohorts.freshness import Rendered, StaleReason, rendered, stale_reason
-from genworker.core.facts import MODE_COPY, Facts
+from genworker.core.facts import MODE_LLM, Facts
 from genworker.core.generation import file_digest
 from genworker.core.membership import Membership
 from genworker.core.plan import Plan, RowState
@@ -127,7 +127,7 @@ class _Look:
         else:
             made = self._parent(row.stage, row.gen_id)
         prompt = None
-        if row.stage.is_root and made.prompt_sha256 is None and made.mode != MODE_COPY:
+        if row.stage.is_root and made.prompt_sha256 is None and made.mode == MODE_LLM:
             # Another tool names no digest, but keeps the prompt itself.
             path = f"{self._directories[row.stage]}/{row.gen_id}/{PROMPT_FILE}"
             content = read_bytes(path)
