@@ -148,6 +148,17 @@ def test_the_end_of_a_run_is_told_to_a_command(tmp_path: Path) -> None:
         assert (result.returncode, says in result.stderr) == (0, True), "the run has ended as it has"
 
 
+def test_an_end_that_runs_a_cohort_does_not_go_round_for_ever(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    project.use_script()
+    settings = project.config.read_text(encoding="utf-8")
+    command = json.dumps(project.command("run", COHORT, "--plain"))
+    project.configure(f"on_end = {command}\n{settings}")
+    done = project.run("run", COHORT, "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("No calls made") == 1
+
+
 def test_a_stopped_run_tells_its_end_as_well(tmp_path: Path) -> None:
     project = make_project(tmp_path)
     with LLMServer(Options(latency_s=4.0)).in_thread() as server:

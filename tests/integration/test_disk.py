@@ -195,7 +195,7 @@ def test_an_immutable_stage_directory_costs_no_answer(lab: Lab) -> None:
     assert staged(lab.root) == []
 
 
-@pytest.mark.parametrize("limit", [32, 40, 64])
+@pytest.mark.parametrize("limit", [12, 20, 32, 40, 64])
 def test_few_open_files_are_lived_with_or_refused(lab: Lab, limit: int) -> None:
     lab.fresh(MANY, concurrency=64)
     done = lab.run(limits={"nofile": limit})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,21 +172,28 @@ def run_and_show(
     return int(result.exit_code)
 
 
+ENDED_VARIABLE = "_GENWORKER_ENDED"
+"""Names, for what `on_end` starts, the cohorts whose ends have led to it."""
+
+
 def tell_the_end(command: list[str], record: dict[str, Any]) -> None:
     """Run the command of the setting `on_end`; whatever comes of it, the run has ended as it has.
 
-    What it writes goes to stderr: stdout is data. No shell reads the command.
+    What it writes goes to stderr: stdout is data. No shell reads the command. Where it runs cohorts in turn,
+    a cohort that ends a second time begins nothing: else they would go round for ever.
     """
     import json
     import subprocess
 
-    if not command:
+    ended = os.environ.get(ENDED_VARIABLE, "").split("/")
+    if not command or record["cohort"] in ended:
         return
     try:
         done = subprocess.run(
             command,
             input=json.dumps(record, default=str).encode(),
             stdout=sys.stderr.fileno(),
+            env={**os.environ, ENDED_VARIABLE: "/".join([*ended, record["cohort"]])},
             timeout=ON_END_S,
             check=False,
         )

@@ -26,6 +26,7 @@ from genworker.run.now import Now
 from genworker.run.planning import Order, Planner, RunOptions
 from genworker.run.runner import Runner
 from genworker.run.station import RunInProgress, Station
+from genworker.store.disk import free_descriptors
 from genworker.store.journal import Listener
 
 __all__ = ["RunInProgress", "RunOptions", "RunResult", "forbid_core_dumps", "run_cohort"]
@@ -52,8 +53,9 @@ def run_cohort(
     Raises:
         FaultyInputError: an input is wrong; nothing was sent.
         LockedError: another worker has the cohort.
-        StoreError: the data root cannot be used.
+        StoreError: the data root cannot be used, or this process may open too few files.
     """
+    free_descriptors()  # before anything meets the limit in words of its own
     membership = open_membership(project, cohort_id, strict=True)
     _check_only(membership, options.only)
     stamp = _file_stamp(project.paths.cohort_membership_csv(cohort_id))
