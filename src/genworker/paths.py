@@ -261,6 +261,11 @@ class Paths:
         return self.private_dir / "locks" / "build.lock"
 
     @property
+    def gc_lock_path(self) -> Path:
+        """Locked while journals are packed."""
+        return self.private_dir / "locks" / "gc.lock"
+
+    @property
     def claims_path(self) -> Path:
         """One byte of this file is locked for each generation that a worker is about to pay for."""
         return self.private_dir / "locks" / "claims.lock"

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from genworker.errors import StoreError
+from genworker.errors import LockedError, StoreError
 from genworker.paths import Paths
 from genworker.store import gc as store_gc
+from genworker.store import ledger as store_ledger
 from genworker.store.gc import pack_journals, plain_journal_bytes
 from genworker.store.ledger import journals, read_accounts, read_made
+from genworker.store.lock import FileLock
 from integration.test_ledger import RUN, write
 from support.project import COHORT, make_project
 
@@ -75,3 +77,35 @@ def test_a_cohort_goes_on_and_knows_its_cost_without_journals(tmp_path: Path) ->
     assert json.loads(project.run("status", COHORT, "--json").stdout)["money"] == before
     again = project.run("run", COHORT, "-q", "--max-calls", "1")
     assert "No calls made" in again.stderr
+
+
+def test_what_a_killed_gc_left_goes_and_two_do_not_meet(tmp_path: Path) -> None:
+    paths = Paths.from_str(tmp_path)
+    write(paths, "r1", RUN)
+    (paths.runs_dir / ".r1.jsonl.part").write_bytes(b"half")
+    (paths.runs_dir / ".r0.jsonl.part").write_bytes(b"half")
+    lock = FileLock(paths.gc_lock_path)
+    paths.gc_lock_path.parent.mkdir(parents=True)
+    assert lock.acquire()
+    with pytest.raises(LockedError, match="another process packs"):
+        pack_journals(paths, time.time())
+    lock.release()
+    assert pack_journals(paths, time.time()).packed == 1
+    assert [path.name for path in paths.runs_dir.iterdir()] == ["r1.jsonl.gz"]
+
+
+def test_a_run_that_has_just_begun_is_no_ended_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock and its journal appear while others look."""
+    paths = Paths.from_str(tmp_path)
+    write(paths, "r1", RUN[:2], die=True)
+    monkeypatch.setattr(store_ledger, "_names", lambda directory: ["r1.jsonl"])
+    inner = store_ledger.journals
+
+    def begin(paths: Paths) -> dict[str, Path]:
+        paths.run_lock_path("r1").touch()
+        return inner(paths)
+
+    monkeypatch.setattr("genworker.store.gc.journals", begin)
+    assert pack_journals(paths, time.time(), keep_days=0).busy == 1
+    assert len(read_accounts(paths, "c")) == 1
+    assert not paths.ledger_path.exists()

@@ -320,6 +320,17 @@ def test_a_pid_is_named_only_where_it_means_that_process(name: str) -> None:
     assert "kill -INT 1" not in how_to_stop({key: value for key, value in facts.items() if key != name})
 
 
+@pytest.mark.parametrize("suffix", [".now", ".now-new"])
+def test_word_that_the_disk_refused_to_take_away_goes_with_the_next_start(
+    tmp_path: Path, suffix: str
+) -> None:
+    paths = Paths.from_str(tmp_path)
+    commit(paths, answer("good"))
+    paths.now_path("r1").with_suffix(suffix).write_text("{}")
+    sweep(paths)
+    assert left(paths) == []
+
+
 # Odd lines, wherever they stand, hinder nobody
 
 

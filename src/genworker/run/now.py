@@ -35,6 +35,7 @@ class Now:
 
     def __init__(self, paths: Paths, run_id: str) -> None:
         self._path = paths.now_path(run_id)
+        self._scratch = self._path.with_suffix(".now-new")
         self._errors: deque[dict[str, str]] = deque(maxlen=LAST_ERRORS)
         self._holder = holder_facts(run_id)
         self._task: asyncio.Task[None] | None = None
@@ -54,8 +55,9 @@ class Now:
         """Take the file away."""
         if self._task is not None:
             self._task.cancel()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
+        for path in (self._path, self._scratch):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     async def _keep(self, run: RunInProgress) -> None:
         while True:
@@ -63,15 +65,14 @@ class Now:
             await asyncio.sleep(EVERY_S)
 
     def _write(self, record: dict[str, Any]) -> None:
-        scratch = self._path.with_suffix(".now-new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
-            fd = os.open(scratch, flags, 0o600)
+            fd = os.open(self._scratch, flags, 0o600)
             try:
                 os.write(fd, json.dumps(record, default=str).encode())
             finally:
                 os.close(fd)
-            scratch.replace(self._path)
+            self._scratch.replace(self._path)
 
 
 def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str, str]]) -> dict[str, Any]:

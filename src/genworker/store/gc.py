@@ -14,10 +14,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from genworker.errors import StoreError
+from genworker.errors import LockedError, StoreError
 from genworker.paths import Paths
-from genworker.store.durable import cannot_write, sync_path
+from genworker.store.durable import cannot_write, make_directories, sync_path
 from genworker.store.ledger import fold_journal, journals, keep_accounts, kept_runs
+from genworker.store.lock import FileLock, describe_holder, holder_facts
 from genworker.store.sweep import locked_runs
 
 DAY_S = 86_400.0
@@ -51,12 +52,25 @@ def pack_journals(paths: Paths, now_epoch_s: float, *, keep_days: float | None =
         keep_days: drop journals of runs that ended longer ago; ``None`` keeps all.
 
     Raises:
+        LockedError: another process does so.
         StoreError: the disk refused; what was not done yet is as it was.
     """
     found = Tidied()
+    if not paths.runs_dir.is_dir():
+        return found
+    lock = FileLock(paths.gc_lock_path, paths.runs_dir.stat().st_mode & 0o660)
     try:
+        make_directories(lock.path.parent, paths.runs_dir.stat().st_mode & 0o770)
+        if not lock.acquire(holder_facts("")):
+            raise LockedError(
+                f"another process packs the journals ({describe_holder(lock.holder())})\n"
+                f"  where: {lock.path}\n"
+                "  fix:   wait for it; its lock dies with it"
+            )
+        plain = journals(paths)
+        # A run has its lock before its journal: one that is looked for later is there, or the run has ended.
         locked, kept = locked_runs(paths), kept_runs(paths)
-        for run_id, path in journals(paths).items():
+        for run_id, path in plain.items():
             if run_id in locked:
                 found.busy += 1  # its answers may still be in its log
                 continue
@@ -65,8 +79,12 @@ def pack_journals(paths: Paths, now_epoch_s: float, *, keep_days: float | None =
                 _drop(paths, run_id, path, found, kept)
             elif path.suffix != ".gz":
                 _pack(path, found)
+        for part in paths.runs_dir.glob(".*.jsonl.part"):
+            part.unlink()  # of a process that was killed over it
     except OSError as error:
         raise cannot_write(error, paths.runs_dir) from error
+    finally:
+        lock.release()
     return found
 
 

@@ -168,9 +168,7 @@ class Accounts:
 
     def __init__(self, paths: Paths, *, but: str = "") -> None:
         self._paths = paths
-        names = _names(paths.runs_dir)
-        self._living = {name.removesuffix(".lock") for name in names if name.endswith(".lock")}
-        self._journals = _journal_names(names)
+        self._journals = _journal_names(_names(paths.runs_dir))
         self._lines: dict[str, dict[str, bytes]] = {}
         for match in _SUMS.finditer(_bytes(paths.ledger_path)):
             with contextlib.suppress(orjson.JSONDecodeError):
@@ -210,7 +208,8 @@ class Accounts:
             if run_id in self._journals:
                 account = fold_journal(run_id, self._paths.runs_dir / self._journals[run_id])
                 accounts.append(account)
-                if run_id not in self._living:
+                # A run has its lock before its journal, so without one it has ended.
+                if not self._paths.run_lock_path(run_id).exists():
                     fresh.append(account)
         keep_accounts(self._paths, fresh)
         return sorted(accounts, key=lambda account: account.run_id)

@@ -110,7 +110,7 @@ def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
     file_mode, mode = (0o660, 0o770) if group_permissions else (0o600, 0o700)
     sweep = Sweep(mode=mode)
     staging = _staging_directories(paths)
-    for run_id in sorted({*staging, *logged_runs(paths), *locked_runs(paths)}):
+    for run_id in sorted({*staging, *logged_runs(paths), *locked_runs(paths), *_told_runs(paths)}):
         lock = FileLock(paths.run_lock_path(run_id), file_mode)
         try:
             make_directories(paths.runs_dir, mode)
@@ -146,11 +146,20 @@ def sweep_staging(paths: Paths, *, group_permissions: bool = False) -> Sweep:
 
 def locked_runs(paths: Paths) -> set[str]:
     """Runs that have a lock file: living ones, and those that died before they had anything else."""
+    return _runs_with(paths, ".lock")
+
+
+def _told_runs(paths: Paths) -> set[str]:
+    """Runs that have left word of what they do: living ones, and those whose disk refused to take it away."""
+    return _runs_with(paths, ".now") | _runs_with(paths, ".now-new")
+
+
+def _runs_with(paths: Paths, suffix: str) -> set[str]:
     try:
         names = os.listdir(paths.runs_dir)  # noqa: PTH208
     except OSError:
         return set()
-    return {name.removesuffix(".lock") for name in names if name.endswith(".lock")}
+    return {name.removesuffix(suffix) for name in names if name.endswith(suffix)}
 
 
 def _is_in_place(paths: Paths, answer: Answer, replace: bool, sweep: Sweep) -> bool:
