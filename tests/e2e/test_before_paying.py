@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from support.llm_server import LLMServer, Options
+from support.llm_server import LLMServer, Options, Rule
 from support.project import Project, make_project, membership_rows
 
 
@@ -118,6 +119,74 @@ def test_where_there_is_no_list_few_calls_go_first(tmp_path: Path, options: Opti
     early = sum(record.received < first + 0.3 for record in server.records)
     # Three a lane; with a list as many as a slow machine sends within the time, and more than that.
     assert early > 6 if is_listed else early <= 6
+
+
+MANY = 30
+"""Rows of a run that must not be refused one by one."""
+
+
+def _many(models: int) -> list[dict[str, str]]:
+    two = membership_rows(essays=())
+    return [
+        {
+            **two[0],
+            "gen_id": f"draft-{n:04d}",
+            "replicate": str(n // models + 1),
+            "llm_model_id": two[n % 2]["llm_model_id"],
+        }
+        for n in range(MANY)
+    ]
+
+
+@pytest.mark.parametrize("crew", [(), ("--engine", "local", "--workers", "2")], ids=["alone", "crew"])
+@pytest.mark.parametrize("fault", ["401", "404", "400"])
+def test_without_a_list_a_wrong_key_or_name_costs_a_handful_of_calls(
+    tmp_path: Path, fault: str, crew: tuple[str, ...]
+) -> None:
+    project = make_project(tmp_path, _many(2))
+    options = Options(list_status=404, rules=(Rule(fault),), latency_s=0.05)
+    said, code, server = _run(project, options, "openai", "run", "trial", *crew)
+    assert code == 1
+    assert server.received <= (12 if fault == "400" else 6)
+    assert f"HTTP {fault}" in said
+    assert "was stopped" in said.replace("\n", " ")
+
+
+@pytest.mark.parametrize("crew", [(), ("--engine", "local", "--workers", "2")], ids=["alone", "crew"])
+def test_a_crew_is_told_of_a_wrong_key_before_a_call(tmp_path: Path, crew: tuple[str, ...]) -> None:
+    project = make_project(tmp_path, TWELVE)
+    said, code, server = _run(project, Options(list_status=401), "openai", "run", "trial", *crew)
+    assert (code, server.received, server.lists) == (2, 0, 1)
+    assert "LOOK_KEY" in said
+
+
+def test_an_address_without_its_version_is_told_and_costs_a_handful_of_calls(tmp_path: Path) -> None:
+    project = make_project(tmp_path, _many(2))
+    with LLMServer(Options(only_below="/v1", listed=NAMES)).in_thread() as server:
+        project.use_server(server.anthropic_url)
+        done = project.run("plan", "trial", "--check", "--json")
+        found = json.loads(done.stdout)["endpoints"]["test"]
+        assert done.returncode == 0
+        assert (found["lists_models"], found["list_below"]) == (False, f"{server.anthropic_url}/v1")
+        assert "HTTP 404" in found["why_not"]
+        assert f'set base_url = "{server.anthropic_url}/v1"' in done.stderr.replace("\n", " ")
+        looks = server.strays
+        done = project.run("run", "trial")
+        assert (done.returncode, server.paid) == (1, 0)
+        assert server.strays - looks <= 1 + 6
+        said = done.stderr.replace("\n", " ").replace('\\"', '"')
+        assert f'set base_url = "{server.anthropic_url}/v1"' in said
+        assert f"asked {server.anthropic_url}/chat/completions; base_url lacks its version" in said
+
+
+def test_what_the_check_found_for_machines(tmp_path: Path) -> None:
+    project = make_project(tmp_path, TWELVE)
+    with LLMServer(Options(listed=("vendor/alpha",))).in_thread() as server:
+        project.use_server(server.openai_url)
+        done = project.run("plan", "trial", "--check", "--json")
+    assert json.loads(done.stdout)["endpoints"] == {
+        "test": {"lists_models": True, "why_not": None, "list_below": None, "not_listed": ["vendor/beta"]}
+    }
 
 
 def test_an_address_that_leads_nowhere(tmp_path: Path) -> None:

@@ -188,8 +188,6 @@ def test_retry_asks_again_for_what_was_chosen_and_keeps_the_old(tmp_path: Path) 
     def fault(request: Any) -> Any:
         from support.llm_server import Behaviour
 
-        if request.attempt > 1:
-            return None
         return Behaviour({0: "length", 1: "empty", 2: "filter", 3: "400"}.get(request.seed % 5))
 
     with LLMServer(Options(words=20, script=fault)).in_thread() as server:
@@ -201,6 +199,7 @@ def test_retry_asks_again_for_what_was_chosen_and_keeps_the_old(tmp_path: Path) 
         missing = 40 - len(before)
         assert cut
         assert missing
+        server.reconfigure(Options(words=20))  # a retry draws another seed
         paid = server.paid
         again = project.run("retry", COHORT, "--truncated", "--answer-tokens", "900", "-q")
         assert again.returncode == 1  # the others are still no good

@@ -148,6 +148,7 @@ class LLMServer:
         self.port = 0
         self.connections = 0
         self.lists = 0
+        self.strays = 0
         self._start_over()
 
     def _start_over(self) -> None:
@@ -326,7 +327,10 @@ class LLMServer:
             self._settle(work, "abandoned", 0, written=False)
 
     def _on_request(self, connection: Connection, http: HttpRequest) -> None:
-        if http.method == "POST" and http.path.endswith("/chat/completions"):
+        if not http.path.startswith(self.options.only_below):
+            self.strays += 1
+            connection.send(Response(404, b'{"detail": "Not Found"}'))
+        elif http.method == "POST" and http.path.endswith("/chat/completions"):
             self._on_completion(connection, http, "openai")
         elif http.method == "POST" and http.path.endswith("/v1/messages"):
             self._on_completion(connection, http, "anthropic")

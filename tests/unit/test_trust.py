@@ -16,7 +16,7 @@ ANSWER = Completion("text", FinishReason.STOP, Usage(1, 1), 0.1)
 
 
 def scheduler(
-    rows: int, *, lanes: int = 1, at_once: int = 8, is_unknown: bool = False, **policy: float
+    rows: int, *, lanes: int = 1, at_once: int = 8, first_calls: int = 0, **policy: float
 ) -> Scheduler:
     """Drafts, dealt out to lanes of one endpoint in turn."""
     return Scheduler(
@@ -24,7 +24,7 @@ def scheduler(
         parents=array("i", [-1]) * rows,
         lanes=array("h", [row % lanes for row in range(rows)]),
         selected=bytes([1]) * rows,
-        lane_specs=[LaneSpec(0, f"e/m{lane}", is_unknown=is_unknown) for lane in range(lanes)],
+        lane_specs=[LaneSpec(0, f"e/m{lane}", first_calls=first_calls) for lane in range(lanes)],
         endpoints=[EndpointSpec(at_once)],
         max_concurrency=at_once,
         retry=RetryPolicy(**policy),  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def test_different_400s_do_not_stop_a_lane() -> None:
 
 
 def test_a_lane_of_which_nothing_is_known_begins_with_a_few_calls() -> None:
-    made = scheduler(20, is_unknown=True)
+    made = scheduler(20, first_calls=FIRST_CALLS)
     first = [start(made, 0.0) for _ in range(FIRST_CALLS)]
     assert made.next_start(0.5) is None
     assert made.wake_at(0.5) == 1.0  # a slow model loses no more time
@@ -166,8 +166,19 @@ def test_a_lane_of_which_nothing_is_known_begins_with_a_few_calls() -> None:
     start(made, 1.1)
 
 
+def test_the_lanes_of_an_endpoint_that_has_not_answered_begin_with_a_few_calls_together() -> None:
+    made = scheduler(20, lanes=4, first_calls=FIRST_CALLS)
+    first = [start(made, 0.0) for _ in range(FIRST_CALLS)]
+    assert made.next_start(0.5) is None
+    assert made.wake_at(0.5) == 1.0
+    made.answered(first[0], ANSWER, 0.6)
+    # The key is good; the names of the other models may still be wrong.
+    begun = [start(made, 0.6) for _ in range(5)]
+    assert all(sum(job % 4 == lane for job in begun) <= FIRST_CALLS for lane in (1, 2, 3))
+
+
 def test_an_answer_opens_the_lane_at_once() -> None:
-    made = scheduler(20, is_unknown=True)
+    made = scheduler(20, first_calls=FIRST_CALLS)
     first = [start(made, 0.0) for _ in range(FIRST_CALLS)]
     made.answered(first[0], ANSWER, 0.1)
     assert [start(made, 0.1 + step / 100) for step in range(6)]

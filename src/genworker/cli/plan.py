@@ -135,7 +135,7 @@ def show_plan(
         record["caps"]["against"] = cap_text(ledger.money.total)
         record["caps"]["tokens_at_most"] = ledger.spent.tokens
     if check:
-        check_endpoints(project, [route for _, route in called])
+        record["endpoints"] = check_endpoints(project, [route for _, route in called])
     if as_json:
         put_json(record)
         return 0
@@ -149,8 +149,11 @@ def show_plan(
     return 0
 
 
-def check_endpoints(project: Project, routes: Sequence[Route]) -> None:
+def check_endpoints(project: Project, routes: Sequence[Route]) -> dict[str, Any]:
     """Say what the endpoints' lists of models say of the routes.
+
+    Returns:
+        The same for machines, by the endpoint's name.
 
     Raises:
         ConfigError: a key or an address is wrong.
@@ -164,8 +167,12 @@ def check_endpoints(project: Project, routes: Sequence[Route]) -> None:
     for line in found.warnings(routes):
         say(f"warning: {line}")
     for name in asked:
-        told = name in found.listed
-        say(f"{name}: " + ("answers, and lists its models" if told else "has told no list of models"))
+        silent = found.silent.get(name)
+        say(
+            f"{name}: "
+            + ("answers, and lists its models" if silent is None else f"has told no list of models: {silent}")
+        )
+    return found.to_json(routes)
 
 
 def unbounded(called: Sequence[tuple[Stage, Route]], work: CohortWork) -> list[dict[str, str]]:

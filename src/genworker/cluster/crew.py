@@ -472,6 +472,10 @@ class Crew:
             "cohort": station.membership.cohort_id,
             "driver": station.run_id,
             "models": [route.model_id for route in routes.by_lane if not route.is_fallback],
+            # All workers together are to begin with as few calls as one would.
+            "first_calls": {
+                spec.name: max(1, spec.first_calls // self._size) for spec in order.specs if spec.first_calls
+            },
             "capped": [caps.usd is not None, caps.calls is not None, caps.tokens is not None],
             "answer_tokens": station.work.answer_tokens,
             "max_wait_s": station.max_wait_s,

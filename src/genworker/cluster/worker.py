@@ -170,7 +170,8 @@ class Worker:
         del work.routes.lanes[:]
         names = [(spec.name, endpoints[spec.endpoint]) for spec in specs]
         self._lease = Lease(names)
-        bare = [spec.without_rates() for spec in specs]
+        few: dict[str, int] = self._welcome["first_calls"]
+        bare = [spec.shared(few.get(spec.name, 0)) for spec in specs]
         budget = Budget(self._caps([0, 0, 0]))
         plan = Plan(self._membership)
         order = Order(plan, bytearray(), (), self._replace, bare, endpoints, budget)

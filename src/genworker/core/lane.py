@@ -23,7 +23,8 @@ class LaneSpec:
         tpm: tokens per minute, likewise.
         batch: how it is asked in batches; ``None`` for a lane that is asked call by call.
         live: the lane that asks the same call by call; -1 for none.
-        is_unknown: nothing has confirmed its key and name: its first calls go out a few at a time.
+        first_calls: calls that may be out in its first second, as nothing has confirmed its key and name; 0
+            for a lane that is known.
     """
 
     endpoint: int
@@ -33,11 +34,11 @@ class LaneSpec:
     tpm: float | None = None
     batch: BatchSpec | None = None
     live: int = -1
-    is_unknown: bool = False
+    first_calls: int = 0
 
-    def without_rates(self) -> LaneSpec:
-        """The same lane where its rates are shared out by somebody else."""
-        return replace(self, rpm=None, tpm=None)
+    def shared(self, first_calls: int) -> LaneSpec:
+        """The same lane where its rates are shared out by somebody else, and so are its first calls."""
+        return replace(self, rpm=None, tpm=None, first_calls=first_calls)
 
 
 class Lane:

@@ -222,8 +222,7 @@ def _judge(
     if status in (401, 402, 403, 407) or _is_key(said):
         return reject(message, scope=Scope.ENDPOINT, **details)
     if status in (404, 405, 410, 501):
-        asked_at = f" (asked {asked.address})" if asked.address else ""
-        return reject(f"{message}{asked_at}", scope=Scope.ENDPOINT, **details)
+        return reject(f"{message}{_asked_at(asked.address)}", scope=Scope.ENDPOINT, **details)
     if status >= 500:
         return ProviderUnavailableError(message, retry_after_s=hint, may_be_billed=True, **details)
     if 300 <= status < 400:
@@ -232,6 +231,15 @@ def _judge(
     about_input = _is_size(said)
     mend = "" if about_input else _mend(said, asked.fields)
     return reject(f"{message}{mend}", about_input=about_input, **details)
+
+
+def _asked_at(address: str) -> str:
+    """The address that leads nowhere, and what is most often wrong with it."""
+    if not address:
+        return ""
+    is_bare = address.partition("://")[2].partition("/")[2] == "chat/completions"
+    hint = "; base_url lacks its version, such as /v1" if is_bare else ""
+    return f" (asked {address}{hint})"
 
 
 def _meant_status(said: Complaint) -> int:

@@ -275,7 +275,7 @@ class GiveUp:
 
 
 class _Endpoint:
-    __slots__ = ("in_flight", "lanes", "requests", "spec", "tokens")
+    __slots__ = ("in_flight", "lanes", "requests", "spec", "tokens", "trust")
 
     def __init__(self, spec: EndpointSpec) -> None:
         self.spec = spec
@@ -283,6 +283,7 @@ class _Endpoint:
         self.requests = Allowance(spec.rpm)
         self.tokens = Allowance(spec.tpm)
         self.lanes: list[Lane] = []
+        self.trust = Trust()
 
     def ready_at_s(self) -> float:
         return max(self.requests.ready_at_s, self.tokens.ready_at_s)
@@ -547,6 +548,7 @@ class Scheduler:
                 tokens = lane.allowances.guess(Quantity.TOKENS, stage)
                 endpoint.begin(tokens, now_s)
                 self._trust[number].begun(now_s)
+                endpoint.trust.begun(now_s)
                 if lease is not None:
                     lease.begin(number, tokens, now_s)
                 return self._begin(job, lane.begin(stage, now_s))
@@ -556,7 +558,12 @@ class Scheduler:
 
     def _first_at_s(self, number: int, lane: Lane) -> float:
         """When another call may go out, as far as the lane's key and name are known to be good."""
-        return self._trust[number].ready_at_s(lane.in_flight) if lane.spec.is_unknown else 0.0
+        few = lane.spec.first_calls
+        if not few:
+            return 0.0
+        endpoint = self._endpoints[lane.spec.endpoint]
+        together = endpoint.trust.ready_at_s(endpoint.in_flight, few)
+        return max(together, self._trust[number].ready_at_s(lane.in_flight, few))
 
     def _has_room(self, lane: Lane) -> bool:
         endpoint = self._endpoints[lane.spec.endpoint]
@@ -785,6 +792,7 @@ class Scheduler:
             self._leave(number)
             surplus = lane.answered(call, completion, now_s)
             self._trust[number].answered(now_s)
+            self._endpoints[self._lanes[number].spec.endpoint].trust.answered(now_s)
             self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
             if self.lease is not None:
                 self.lease.settle(number, surplus)

@@ -1,4 +1,4 @@
-"""What a lane's last answers and failures say: whether a refusal is about one row or about all. Pure.
+"""What the last answers and failures say: whether a refusal is about one row or about a lane. Pure.
 
 Decides nothing about jobs. A bare 401 or 403 may be a firewall's view of one prompt as well as a bad key:
 what has been answered lately tells them apart, and so does a handful of equal refusals in a row.
@@ -11,14 +11,15 @@ LATELY_S = 60.0
 EQUAL_REFUSALS = 5
 """So many equal refusals in a row, without an answer between them, are about the lane."""
 FIRST_CALLS = 3
-"""Calls that a lane of which nothing is known has out in its first second: a wrong key costs no more."""
+"""Calls that a lane, or an endpoint, of which nothing is known has out in its first second: a wrong key costs
+no more."""
 FIRST_CALLS_S = 1.0
 LONGEST_PAUSE_S = 16.0
 """Between tries while nothing at all is answered: a server that is back is found within this."""
 
 
 class Trust:
-    """The state of one lane.
+    """The state of one lane, or of an endpoint's lanes together.
 
     Attributes:
         failing_since_s: of the first failure after the last answer; ``None`` while it answers.
@@ -65,8 +66,12 @@ class Trust:
         """Whether a call was answered within the last `LATELY_S`."""
         return self.answered_s is not None and now_s - self.answered_s <= LATELY_S
 
-    def ready_at_s(self, in_flight: int) -> float:
-        """When another call may go out: while nothing is known, few of them do in the first second."""
-        if self.answered_s is not None or self._began_s is None or in_flight < FIRST_CALLS:
+    def ready_at_s(self, in_flight: int, first_calls: int) -> float:
+        """When another call may go out: while nothing is known, few of them do in the first second.
+
+        Args:
+            first_calls: most of them; see `genworker.core.lane.LaneSpec`.
+        """
+        if self.answered_s is not None or self._began_s is None or in_flight < first_calls:
             return 0.0
         return self._began_s + FIRST_CALLS_S

@@ -193,6 +193,7 @@ class EndpointKind:
         copies: fields of ``extra_body`` that ask for several answers at once.
         fault: what is wrong with a section, beyond its single keys: (key, fault without a place).
         models: its list of models, from the section and what opens it; ``None`` for a kind that is no server.
+        has_version: whether its address ends with a version, such as ``/v1``, that is easily left out.
         batches: its adapter for batches, from the section and the key; ``None`` for a kind without.
         batch_marks: whether a listing of batches shows whose they are.
         halves: hosts that are known to take half for a batch, and nothing for what expires or is cancelled.
@@ -212,6 +213,7 @@ class EndpointKind:
     copies: tuple[str, ...] = ()
     fault: Callable[[Any], tuple[str, Fault] | None] = lambda section: None
     models: Callable[[Any, Access], ModelLister] | None = None
+    has_version: bool = False
     batches: Callable[[Any, Access], BatchProvider] | None = None
     batch_marks: bool = False
     tiers: Mapping[str, Decimal] = field(default_factory=dict)
@@ -364,6 +366,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         copies=("n", "best_of"),
         fault=_openai_fault,
         models=_make_openai,
+        has_version=True,
         batches=_openai_batches,
         batch_marks=True,
         tiers={"flex": Decimal("0.5"), "priority": Decimal(2), "fast": Decimal(2), "ultrafast": Decimal(6)},

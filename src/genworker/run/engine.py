@@ -228,7 +228,7 @@ class _Engine:
                 station.progress,
                 station.tender,
             )
-            order = await planner.order()
+            order = await station.look(await planner.order())
             now = Now(station.project.paths, station.run_id)
             station.journal.listen(now.hear)
             try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import urlsplit
 
 from genworker.core.lane import LaneSpec
 from genworker.core.scheduler import NO_LANE
+from genworker.core.trust import FIRST_CALLS
 from genworker.core.visible import visible
 from genworker.errors import ConfigError, Fault, ProviderError, ProviderUnavailableError, RequestRejectedError
 from genworker.project.endpoints import kind_of
@@ -32,22 +37,51 @@ class Look:
 
     Attributes:
         listed: the models of each endpoint that has told them.
+        silent: why another has told none, in words.
+        elsewhere: where another has its list; calls may find nothing where they are to be sent.
         faults: what no other try mends.
     """
 
     listed: dict[str, Collection[str]] = field(default_factory=dict)
+    silent: dict[str, str] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
 
     def warnings(self, routes: Iterable[Route]) -> list[str]:
         """The models that an endpoint's list lacks, in sentences. Gateways list incompletely."""
         lines: dict[str, None] = {}
         for route in routes:
-            names = self.listed.get(route.endpoint)
-            if names and route.model not in names and route.model.partition(":")[0] not in names:
-                near = difflib.get_close_matches(route.model, names, 1)
+            if (address := self.elsewhere.get(route.endpoint)) is not None:
+                lines[
+                    f"{route.endpoint} has its list of models below {address}, not where base_url points: "
+                    f'set base_url = "{address}"'
+                ] = None
+            if self.lacks(route):
+                near = difflib.get_close_matches(route.model, self.listed[route.endpoint], 1)
                 hint = f"; did you mean {visible(near[0], limit=100, one_line=True)!r}?" if near else ""
                 lines[f"{route.endpoint} does not list the model {route.model!r}{hint}"] = None
         return list(lines)
+
+    def lacks(self, route: Route) -> bool:
+        """Whether a list does not have the model of a route."""
+        names = self.listed.get(route.endpoint) or ()
+        return bool(names) and route.model not in names and route.model.partition(":")[0] not in names
+
+    def to_json(self, routes: Iterable[Route]) -> dict[str, Any]:
+        """What was found of the endpoints of these routes, for machines."""
+        lacking: dict[str, set[str]] = {}
+        for route in routes:
+            if self.lacks(route):
+                lacking.setdefault(route.endpoint, set()).add(route.model)
+        return {
+            name: {
+                "lists_models": name in self.listed,
+                "why_not": self.silent.get(name),
+                "list_below": self.elsewhere.get(name),
+                "not_listed": sorted(lacking.get(name, ())),
+            }
+            for name in sorted({*self.listed, *self.silent})
+        }
 
     def marked(
         self, specs: Iterable[LaneSpec], routes: Iterable[Route], asked: Iterable[str]
@@ -61,9 +95,11 @@ class Look:
         return [
             replace(
                 spec,
-                is_unknown=spec.batch is None
+                first_calls=FIRST_CALLS
+                if spec.batch is None
                 and route.endpoint in servers
-                and (route.endpoint not in self.listed or bool(self.warnings([route]))),
+                and (route.endpoint not in self.listed or self.lacks(route))
+                else 0,
             )
             for spec, route in zip(specs, routes, strict=True)
         ]
@@ -116,6 +152,7 @@ async def _look_at(loaded: LoadedSettings, name: str, result: Look) -> None:
     kind = kind_of(section)
     assert kind.models is not None, "asked of servers"
     lister = kind.models(section, loaded.access(name))
+    is_elsewhere = False
     try:
         async with asyncio.timeout(LOOK_S):
             while True:
@@ -123,22 +160,51 @@ async def _look_at(loaded: LoadedSettings, name: str, result: Look) -> None:
                     names = await lister.models()
                 except ProviderUnavailableError as error:
                     if error.status is not None or error.may_be_billed:
+                        result.silent[name] = error.message
                         return
                     await asyncio.sleep(AGAIN_S)
                 else:
                     break
-        if names is not None:
+        if names is None:
+            result.silent[name], is_elsewhere = "its answer is no list of models", True
+        else:
             result.listed[name] = names
     except TimeoutError:
-        return
+        result.silent[name] = f"it did not answer within {LOOK_S:g} s"
     except RequestRejectedError as error:
+        result.silent[name], is_elsewhere = error.message, error.status in (404, 405)
         if (fix := _fix(error, getattr(section, "api_key_env", None))) is not None:
             what = f"{name} cannot be used: {error.message}"
             result.faults.append(Fault(what, where=f"[endpoints.{name}]", fix=fix))
-    except ProviderError:
-        return
+    except ProviderError as error:
+        result.silent[name] = error.message
     finally:
         await lister.aclose()
+    if is_elsewhere:
+        await _look_below_v1(loaded, name, result)
+
+
+async def _look_below_v1(loaded: LoadedSettings, name: str, result: Look) -> None:
+    """Look where the list would be if ``base_url`` lacked its version: the usual reason why there is none."""
+    section = loaded.settings.endpoints[name]
+    kind = kind_of(section)
+    given = kind.address(section)
+    if given is None or not kind.has_version or _VERSION.search(urlsplit(given).path):
+        return
+    place, _, query = given.partition("?")
+    address = f"{place.rstrip('/')}/v1"
+    changed = section.model_copy(update={"base_url": f"{address}?{query}" if query else address})
+    assert kind.models is not None, "asked of servers"
+    lister = kind.models(changed, loaded.access(name))
+    with contextlib.suppress(TimeoutError, ProviderError):
+        async with asyncio.timeout(LOOK_S):
+            if await lister.models() is not None:
+                result.elsewhere[name] = address
+    await lister.aclose()
+
+
+_VERSION = re.compile(r"/v\d|/openai(?:/|$)")
+"""Of a path that has its version, or is Azure's or Google's."""
 
 
 def _fix(error: RequestRejectedError, variable: str | None) -> str | None:

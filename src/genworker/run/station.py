@@ -7,13 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Collection, Container
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol
 
 from genworker.core.controller import Belief
 from genworker.core.events import Event, RunStarted, Warned
-from genworker.core.lane import LaneSpec
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress, Tally
@@ -242,7 +241,6 @@ class Station:
         parents, lanes = self.membership.parents, self.work.routes.lanes
         caps = order.budget.caps
         self.work.is_capped = caps.usd is not None or caps.tokens is not None
-        specs = order.specs if lease is not None else await self._looked_at(order)
         by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
         self.stages = bytearray(row.stage.order for row in self.membership.rows)
         self.work.replaced = order.replace
@@ -251,7 +249,7 @@ class Station:
             parents=parents,
             lanes=lanes,
             selected=order.selected,
-            lane_specs=specs,
+            lane_specs=order.specs,
             endpoints=endpoint_specs(settings, order.endpoints, shared=lease is not None),
             max_concurrency=min(settings.max_concurrency, free_descriptors()),
             retry=retry_policy(settings, self.max_wait_s),
@@ -289,8 +287,8 @@ class Station:
         )
         return self.runner
 
-    async def _looked_at(self, order: Order) -> list[LaneSpec]:
-        """The order's lanes, after a free look at its endpoints.
+    async def look(self, order: Order) -> Order:
+        """The order after a free look at its endpoints: a lane of which nothing is known begins slowly.
 
         Raises:
             ConfigError: a key or an address is wrong.
@@ -299,7 +297,8 @@ class Station:
         found = await look_or_refuse(loaded, busy(routes.lanes, routes.by_lane))
         for what in found.warnings(routes.by_lane):
             self.journal.record(Warned(what))
-        return found.marked(order.specs, routes.by_lane, servers(loaded, order.endpoints))
+        specs = found.marked(order.specs, routes.by_lane, servers(loaded, order.endpoints))
+        return replace(order, specs=specs)
 
     async def _salvage_the_dead(self) -> Collection[tuple[Stage, str]] | None:
         """Salvage in mid-run: another worker may have died since, with answers that are not in place."""
