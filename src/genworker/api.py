@@ -15,6 +15,7 @@ from genworker.core.membership import Membership
 from genworker.core.money import Money
 from genworker.core.stages import Stage
 from genworker.paths import Paths
+from genworker.reports.choices import read_choices
 from genworker.reports.export import PARQUET_TYPES, GenerationRow, generation_rows
 from genworker.reports.findings import find
 from genworker.reports.pairwise import Comparison
@@ -126,7 +127,7 @@ def read_report(
         run_records(reader.paths, found.cohort_ids), stale, template_texts(found, provenance, reader)
     )
     findings = find(found, finished=provenance.finished, comparisons=comparisons)
-    return Reading(found, provenance, findings, money, history)
+    return Reading(found, provenance, findings, money, history, read_choices(found))
 
 
 def findings(data_root: str | Path, cohort: str | Sequence[str]) -> list[dict[str, Any]]:

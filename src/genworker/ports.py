@@ -193,8 +193,11 @@ class GenerationStore(Protocol):
 class Work(Protocol):
     """What each job asks: prompts, requests, provenance. Jobs are numbered as the membership's rows."""
 
-    def prompt(self, job: int, parent_text: str | None) -> str:
+    def prompt(self, job: int, parent_text: str | None, second_text: str | None = None) -> str:
         """The prompt, from the parent's parsed text (``None`` for drafts).
+
+        Args:
+            second_text: that of the second parent, where two texts are compared.
 
         Raises:
             GenworkerError: it cannot be made.

@@ -209,6 +209,8 @@ def test_the_variables_of_templates_stand_on_their_page() -> None:
     for stage in Stage:
         for name in stage.variables:
             assert f"| {stage.value} | `{name}` |" in text
+        pair = ", ".join(f"`{name}`" for name in stage.pair_variables)
+        assert f"| {stage.value} | {pair} |" in text or not pair
 
 
 def test_the_example_report_finds_what_was_planted(tmp_path: Path) -> None:

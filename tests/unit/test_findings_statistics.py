@@ -371,3 +371,74 @@ def test_pairs_are_those_of_the_difference_also_when_most_went_the_other_way() -
     ]
     assert [pairs_text(each) for each in found] == ["in 15 of 60 pairs", "in 40 of 60 pairs"]
     assert [direction(each) for each in found] == ["worse", "better"]
+
+
+def planted_pairs(seed: int, bias: float) -> tuple[dict[str, float], list[Comparison]]:
+    """Six texts of known worth, each pair in both orders four times, by a judge that favours a place."""
+    draw = random.Random(seed)
+    worth = {f"t{number}": draw.gauss(0, 0.8) for number in range(6)}
+    compared = [
+        Comparison("j", one, two, FIRST if draw.random() < 1 / (1 + math.exp(-(x - y + bias))) else SECOND, r)
+        for one, x in worth.items() for two, y in worth.items() if one != two for r in range(4)
+    ]  # fmt: skip
+    return worth, compared
+
+
+@pytest.mark.slow
+def test_planted_ranks_and_position_bias_are_recovered_in_95_of_100_seeds() -> None:
+    bias, held, spans, wrong = 0.5, 0, [], 0
+    for seed in range(100):
+        worth, compared = planted_pairs(seed, bias)
+        middle = statistics.fmean(worth.values())
+        (place,) = place_biases(compared)
+        assert place.estimate is not None
+        low, high = place.estimate.interval()
+        held += low <= bias <= high
+        for ranked in rank(compared):
+            true = (worth[ranked.item] - middle) * 6 / 5
+            assert ranked.estimate is not None
+            low, high = ranked.estimate.interval()
+            spans.append(low <= true <= high)
+            wrong += (low > 0 > true) or (high < 0 < true)
+    assert held >= 95
+    assert sum(spans) >= 0.95 * len(spans)
+    assert wrong <= 5
+
+
+def test_ranks_are_those_of_choix_where_no_place_is_favoured() -> None:
+    choix = pytest.importorskip("choix", reason="choix is not installed: make setup brings it")
+    worth, compared = planted_pairs(3, 0.0)
+    # Each answer once more with the places turned: what is left of the place's term is nothing.
+    turned = [
+        c._replace(first=c.second, second=c.first, winner=SECOND if c.winner == FIRST else FIRST, replicate=9)
+        for c in compared
+    ]
+    names = list(worth)
+    wins = [
+        (names.index(c.first), names.index(c.second))
+        if c.winner == FIRST
+        else (names.index(c.second), names.index(c.first))
+        for c in [*compared, *turned]
+    ]
+    known = choix.opt_pairwise(len(names), wins)
+    for ranked in rank([*compared, *turned]):
+        mine = known[names.index(ranked.item)] - known.mean()
+        assert ranked.worth == pytest.approx(mine * 6 / 5, abs=0.01)
+
+
+def test_texts_that_were_never_compared_have_ranks_of_their_own() -> None:
+    def beats(one: str, other: str) -> list[Comparison]:
+        return [
+            Comparison("j", *pair, winner, 1)
+            for pair, winner in (((one, other), FIRST), ((other, one), SECOND))
+        ]
+
+    found = rank([*beats("a", "b"), *beats("b", "c"), *beats("x", "y")])
+    assert [(ranked.item, ranked.group) for ranked in found] == [
+        ("a", 0),
+        ("b", 0),
+        ("c", 0),
+        ("x", 1),
+        ("y", 1),
+    ]
+    assert found[3].worth == pytest.approx(-found[4].worth)

@@ -640,3 +640,44 @@ class TestRegex:
         pattern = r"(\d)" + "a?" * ((MAX_PATTERN_CHARS - 4) // 2)
         assert len(pattern) == MAX_PATTERN_CHARS
         assert parse("SCORE=7", f"regex:{pattern}") == "7.0"
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("Both are fine.\nWINNER: A", "A"),
+        ("**Winner:** B", "B"),
+        ("WINNER: A\nOn reflection.\nWINNER: B (clearer)", "B"),
+        ("Final verdict: Essay B", "B"),
+        ("The better response is A.", "A"),
+        ("Preferred: response b — it is shorter", "B"),
+        ("winner: tie", "tie"),
+        ("Verdict: neither", "tie"),
+        ("Verdict: equal", "tie"),
+        ("I choose [[A]]", "A"),
+        ("[[A]] at first, then [[C]]", "tie"),
+        ("Reasons.\n\n**A**", "A"),
+        ("Reasons.\nEssay A is better.", "A"),
+        ("<think>WINNER: A</think>\nWINNER: B", "B"),
+    ],
+)
+def test_a_choice_is_read(answer: str, choice: str) -> None:
+    assert get_parser(Stage.EVALUATION, "choice")(answer) == choice
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "WINNER: A or B",
+        "WINNER: C",
+        "WINNER:",
+        "WINNER: Albert",
+        "A better essay would cite sources.",
+        "A is longer, B is clearer.",
+        "SCORE: 7",
+        "Tie your shoes",
+    ],
+)
+def test_what_is_no_choice_is_not_guessed(answer: str) -> None:
+    with pytest.raises(ParseFailedError, match="which is better"):
+        get_parser(Stage.EVALUATION, "choice")(answer)

@@ -315,6 +315,8 @@ def _axis_lines(plan: CohortPlan) -> list[str]:
             rows.append([f"{stage.value} replicates", str(plan.axes.replicates[stage]), ""])
     for coupling in plan.axes.couplings:
         rows.append([" with ".join(coupling.axes), str(len(coupling.allowed)), "allowed tuples"])
+    if plan.axes.pairs is not None:
+        rows.append(["pairs", "", plan.axes.pairs.words()])
     return table(["axis", "values", ""], rows, right=(1,))
 
 

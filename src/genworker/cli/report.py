@@ -78,6 +78,7 @@ def report(
     Reads only the store: no call is made, and neither catalogue nor keys are needed.
     """
     from genworker.api import read_report
+    from genworker.reports.choices import choice_tables
     from genworker.reports.files import write_csv
     from genworker.reports.tables import all_tables, pivot
     from genworker.store.reader import StoreReader
@@ -93,7 +94,7 @@ def report(
     one = scores.cohort_ids[0] if len(scores.cohort_ids) == 1 else None
     directory = paths.cross_experiment_dir if one is None else paths.cohort_reports_dir(one)
     rows = pivot(scores)
-    contents = all_tables(scores, rows)
+    contents = all_tables(scores, rows) | choice_tables(scores, reading.choices)
     files: dict[str, Path] = {}
     for name, content in contents.items():
         files[name] = directory / f"{name}.csv"
@@ -292,9 +293,12 @@ def report_comparisons(compared: list[Pair], *, as_json: bool) -> int:
 def finding_lines(reading: Reading) -> list[str]:
     """What was found and what it cost, in plain words."""
     from genworker.core.money import money_text
+    from genworker.reports.choices import choice_sentences
     from genworker.reports.words import answer
 
     lines = answer(reading.findings) or ["Too few scores to say what is better."]
+    if reading.choices is not None:
+        lines = [*lines, *choice_sentences(reading.choices)]
     return [*lines, f"Cost {money_text(reading.money.total)}."]
 
 
@@ -363,6 +367,7 @@ def report_record(reading: Reading, files: dict[str, Path]) -> dict[str, Any]:
             for finding in found.findings
         ],
         "warnings": found.warnings(),
+        "comparisons": None if reading.choices is None else reading.choices.to_json(),
         "money": reading.money.to_json(),
         "files": {name: str(path) for name, path in files.items()},
     }

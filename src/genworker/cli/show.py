@@ -119,6 +119,7 @@ def brief(generation: Generation) -> dict[str, Any]:
         "replicate": facts.replicate,
         "combo_id": facts.combo_id,
         "parent_gen_id": facts.parent_gen_id,
+        "second_parent_gen_id": facts.second_parent_gen_id,
         "endpoint": facts.endpoint,
         "response_model": facts.response_model,
         "finish_reason": facts.finish_reason,
@@ -132,23 +133,29 @@ def brief(generation: Generation) -> dict[str, Any]:
 
 
 def ancestors(paths: Paths, generation: Generation) -> Iterator[Generation]:
-    """The parent, its parent, and so on, as far as the store has them."""
+    """The parent, its parent, and so on, as far as the store has them; where two are compared, both lines."""
     from genworker.errors import StoreError
     from genworker.store.reading import read_generation
 
-    stage, parent_id = generation.stage.parent, generation.parent_gen_id
-    while stage is not None and parent_id:
+    wanted = [(generation.stage.parent, generation.facts.second_parent_gen_id)]
+    wanted.append((generation.stage.parent, generation.parent_gen_id))
+    seen: set[tuple[Stage, str]] = set()
+    while wanted:
+        stage, parent_id = wanted.pop()
+        if stage is None or not parent_id or (stage, parent_id) in seen:
+            continue
+        seen.add((stage, parent_id))
         try:
             parent = read_generation(paths.gens_root, stage, parent_id)
         except (StoreError, ValueError):
-            return
+            continue
         yield parent
-        stage, parent_id = parent.stage.parent, parent.parent_gen_id
+        wanted.append((parent.stage.parent, parent.parent_gen_id))
 
 
 def children(paths: Paths, generation: Generation, cohorts: list[str]) -> Iterator[dict[str, Any]]:
     """What these cohorts plan to be made from it, and what came of that."""
-    from genworker.core.parsers import read_score
+    from genworker.core.parsers import FIRST, SECOND, TIE, read_choice, read_score
     from genworker.errors import StoreError
     from genworker.store.catalog import stream_membership
     from genworker.store.reading import read_generation
@@ -157,11 +164,7 @@ def children(paths: Paths, generation: Generation, cohorts: list[str]) -> Iterat
     for cohort in cohorts:
         for row in stream_membership(paths, cohort):
             key = (row.stage, row.gen_id)
-            if (
-                row.parent_gen_id != generation.gen_id
-                or row.stage.parent is not generation.stage
-                or key in seen
-            ):
+            if generation.gen_id not in row.above or row.stage.parent is not generation.stage or key in seen:
                 continue
             seen.add(key)
             if len(seen) > SHOWN_CHILDREN:
@@ -173,12 +176,18 @@ def children(paths: Paths, generation: Generation, cohorts: list[str]) -> Iterat
                 "model": row.llm_model_id,
                 "replicate": row.replicate,
             }
+            if row.second_parent_gen_id is not None:
+                child["against"] = next(name for name in row.above if name != generation.gen_id)
             try:
                 made = read_generation(paths.gens_root, row.stage, row.gen_id)
             except (StoreError, ValueError):
                 yield child | {"state": "missing", "score": None}
                 continue
             score = read_score(made.parsed_text or "") if made.is_done and row.stage.is_scored else None
+            if row.second_parent_gen_id is not None:
+                choice = read_choice(made.parsed_text or "") if made.is_done else None
+                own = FIRST if row.parent_gen_id == generation.gen_id else SECOND
+                child["choice"] = choice if choice in (None, TIE) else "won" if choice == own else "lost"
             yield child | {"state": brief(made)["state"], "score": score}
 
 
@@ -216,6 +225,9 @@ def show_lines(record: dict[str, Any], *, whole: bool) -> Iterator[str]:
     for child in record["children"]:
         score = "" if child["score"] is None else f" {child['score']:g}"
         what = f"{child['template']} by {child['model'] or '?'} r{child['replicate']}"
+        if child.get("against"):
+            what += f", against {child['against']}"
+        score = f" {child['choice']}" if child.get("choice") else score
         yield f"  {child['stage']} {child['gen_id']}: {what}, {child['state']}{score}"
     failure = record["metadata"].get("failure")
     if failure:

@@ -94,12 +94,14 @@ def make_check(project: Project, cohort: str | None) -> Check:
     templates = TemplateFiles(project.paths)
     works: dict[int, CohortWork] = {}
 
-    def render(membership: Membership, index: int, parent_text: str | None) -> str | None:
+    def render(
+        membership: Membership, index: int, parent_text: str | None, second_text: str | None
+    ) -> str | None:
         work = works.get(id(membership))
         if work is None:
             work = works[id(membership)] = open_work(project, membership, templates=templates)
         try:
-            return work.prompt(index, parent_text)
+            return work.prompt(index, parent_text, second_text)
         except (GenworkerError, KeyError):
             return None
 

@@ -26,7 +26,7 @@ def blocked_lines(planned: Plan, limit: int = 10) -> list[str]:
     rows = planned.membership.rows
     groups: dict[tuple[int, str], int] = {}
     for index, ancestor in planned.blockers.items():
-        outside = f"{rows[index].stage.parent} {rows[index].parent_gen_id}" if ancestor < 0 else ""
+        outside = f"{rows[index].stage.parent} {' or '.join(rows[index].above)}" if ancestor < 0 else ""
         key = (ancestor, outside)
         groups[key] = groups.get(key, 0) + 1
     lines = []

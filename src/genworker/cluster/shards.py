@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from genworker.cluster.wire import row_to_json
@@ -30,14 +30,26 @@ class Shards:
         size = min(MOST_ROWS, max(FEWEST_ROWS, len(order.jobs) // SHARDS_PER_WORKER // crew))
         # A run that is small is still shared: by everybody's part of it.
         size = max(1, min(size, -(-len(order.jobs) // crew)))
-        self._jobs = list(self._cut(size))
+        late = [job for job in order.jobs if self._is_late(job)]
+        self._jobs = list(self._cut(size, frozenset(late)))
+        self._first_late = len(self._jobs)
+        self._jobs += [late[at : at + size] for at in range(0, len(late), size)]
 
-    def _cut(self, size: int) -> Iterator[list[int]]:
-        """Jobs of each shard, parents before their children."""
+    def _is_late(self, job: int) -> bool:
+        """Whether a row compares texts of two lineages, one of which at least is made in this run."""
+        membership, selected = self._work.membership, self._order.selected
+        if membership.rows[job].second_parent_gen_id is None:
+            return False
+        return any(selected[parent] for parent in membership.parents_of(job))
+
+    def _cut(self, size: int, late: Collection[int]) -> Iterator[list[int]]:
+        """Jobs of each shard but the late ones, parents before their children."""
         parents, selected = self._work.membership.parents, self._order.selected
         children: dict[int, list[int]] = {}
         roots = []
         for job in self._order.jobs:
+            if job in late:
+                continue
             parent = parents[job]
             if parent >= 0 and selected[parent]:
                 children.setdefault(parent, []).append(job)
@@ -69,12 +81,14 @@ class Shards:
         specs, parents, selected = self._order.specs, self._work.membership.parents, self._order.selected
         for number, jobs in enumerate(self._jobs):
             called = [job for job in jobs if lanes[job] != NO_LANE]
-            first = [job for job in called if parents[job] < 0 or not selected[parents[job]]]
+            is_late = number >= self._first_late
+            first = [job for job in called if is_late or parents[job] < 0 or not selected[parents[job]]]
             yield Shard(
                 number,
                 len(jobs),
                 Counter(specs[lanes[job]].name for job in called),
                 frozenset(kind(specs[lanes[job]].name, rows[job].stage.order) for job in first),
+                is_late,
             )
 
     def to_json(self, number: int) -> list[list[Any]]:

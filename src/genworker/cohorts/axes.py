@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import comb
+from math import comb, prod
 from typing import Any
 
+from genworker.cohorts.pairs import ORDERS, PairDesign
 from genworker.core.catalog import Catalog, Combo, Concept, ModelEntry, TemplateEntry
 from genworker.core.ids import combo_id
 from genworker.core.stages import STAGES, Stage
@@ -56,6 +57,8 @@ class Axes:
         templates: empty for the stages that the experiment does not have.
         models: without a stage that inherits its model, unless its own are stated.
         replicates: from 1.
+        pairs: which texts are shown together to a judge that compares two; ``None`` where none does.
+        pair_templates: the templates that compare two; they stand among the others of their stage.
     """
 
     combos: tuple[Combo, ...]
@@ -63,6 +66,8 @@ class Axes:
     models: Mapping[Stage, tuple[str, ...]]
     replicates: Mapping[Stage, int]
     couplings: tuple[Coupling, ...] = ()
+    pairs: PairDesign | None = None
+    pair_templates: frozenset[str] = frozenset()
 
     def values(self, axis: str) -> tuple[str, ...]:
         """The values of one axis."""
@@ -87,10 +92,27 @@ class Axes:
         size = 0
         for stage in reversed(STAGES):
             if self.templates[stage]:
-                models = len(self.models.get(stage, ())) or int(stage.inherits_model)
-                width = len(self.templates[stage]) * models * self.replicates[stage]
-                size = width * (1 + size)
-        return size * len(self.combos)
+                single = [name for name in self.templates[stage] if name not in self.pair_templates]
+                size = len(single) * self._models_and_replicates(stage) * (1 + size)
+        return size * len(self.combos) + self._pair_rows()
+
+    def _models_and_replicates(self, stage: Stage) -> int:
+        return (len(self.models.get(stage, ())) or int(stage.inherits_model)) * self.replicates[stage]
+
+    def _pair_rows(self) -> int:
+        """Rows that compare two texts, in the full product: its texts spread evenly over the axes' values."""
+        if self.pairs is None:
+            return 0
+        last = self.last_stage
+        texts = len(self.combos)
+        for stage in STAGES[: last.order]:
+            texts *= len(self.templates[stage]) * self._models_and_replicates(stage)
+        groups = prod(len(self.values(axis)) or 1 for axis in self.pairs.same)
+        free = [axis for axis, _ in self.pairs.baseline if axis not in self.pairs.same]
+        in_group = texts // groups
+        baselines = in_group // prod(len(self.values(axis)) for axis in free) if self.pairs.baseline else 0
+        judges = len(self.pair_templates) * self._models_and_replicates(last)
+        return groups * self.pairs.most_pairs(in_group, baselines) * ORDERS * judges
 
     def to_json(self) -> dict[str, Any]:
         """The axes as the manifest has them; equal experiments give equal records."""
@@ -107,6 +129,8 @@ class Axes:
                 {"axes": list(coupling.axes), "allow": sorted(map(list, coupling.allowed))}
                 for coupling in self.couplings
             ]
+        if self.pairs is not None:
+            record["pairs"] = self.pairs.to_json()
         return record
 
 
@@ -178,10 +202,21 @@ class AxesDraft:
     faults: list[Fault] = field(default_factory=list)
 
 
-def active(catalog: Catalog) -> tuple[dict[Stage, tuple[str, ...]], dict[Stage, tuple[str, ...]]]:
-    """Template ids and model ids of each stage that are used where nothing else is said."""
+def active(
+    catalog: Catalog, *, pairs: bool = False
+) -> tuple[dict[Stage, tuple[str, ...]], dict[Stage, tuple[str, ...]]]:
+    """Template ids and model ids of each stage that are used where nothing else is said.
+
+    Args:
+        pairs: whether the experiment says which texts are compared; without it no template that compares
+            two is used.
+    """
     templates = {
-        stage: tuple(entry.template_id for entry in templates_in_order(catalog, stage) if entry.active)
+        stage: tuple(
+            entry.template_id
+            for entry in templates_in_order(catalog, stage)
+            if entry.active and (pairs or entry.template_id not in catalog.pairs(stage))
+        )
         for stage in STAGES
     }
     models = models_in_order(catalog)

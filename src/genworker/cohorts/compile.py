@@ -5,11 +5,12 @@ Replicates vary fastest, and whatever is added to an experiment leaves every id 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from genworker.cohorts.axes import INHERITED, Axes, Lineages, Registers
+from genworker.cohorts.axes import AXES, INHERITED, Axes, Lineages, Registers
+from genworker.cohorts.pairs import Text, drawn
 from genworker.core.catalog import Catalog
 from genworker.core.ids import (
     draft_task_id,
@@ -17,6 +18,7 @@ from genworker.core.ids import (
     essay_task_id,
     evaluation_task_id,
     gen_id,
+    pair_task_id,
     replicate_salt,
 )
 from genworker.core.membership import MembershipRow
@@ -51,11 +53,17 @@ class _Made(NamedTuple):
     replicate: int
 
 
-def compile_rows(axes: Axes, cohort_id: str, given: Given | None = None) -> Iterator[MembershipRow]:
+def compile_rows(
+    axes: Axes,
+    cohort_id: str,
+    given: Given | None = None,
+    earlier: Collection[tuple[str, str]] = (),
+) -> Iterator[MembershipRow]:
     """The rows of a cohort, parents before their children.
 
     Args:
         given: rows of some stages that are taken as they are, instead of compiled ones.
+        earlier: pairs of gen_ids that the cohort compares already; a sample of pairs keeps them.
     """
     lineages = Lineages(axes)
     parents: list[_Made] = []
@@ -69,11 +77,13 @@ def compile_rows(axes: Axes, cohort_id: str, given: Given | None = None) -> Iter
         # The last stage has no children, and most of the rows.
         keeps = stage.child is not None and bool(axes.templates[stage.child])
         keeps = keeps or (given is not None and stage.is_root and given.essays is not None)
-        parents = []
+        above, parents = parents, []
         for row, generation in rows:
             if keeps:
                 parents.append(generation)
             yield row
+        if axes.pairs is not None and stage is axes.last_stage:
+            yield from _comparisons(stage, axes, lineages, cohort_id, above, earlier)
 
 
 _Rows = Iterator[tuple[MembershipRow, _Made]]
@@ -118,6 +128,8 @@ def _children(
     replicates = range(1, axes.replicates[stage] + 1)
     for parent in parents:
         for template, stated in lineages.steps(parent.values):
+            if template in axes.pair_templates:
+                continue  # these read two parents: `_comparisons`
             if stage.inherits_model:
                 model = stated or parent.model
                 other = model if model != parent.model else None
@@ -135,6 +147,52 @@ def _children(
                     stage, name, cohort_id, parent.gen_id, combo, template, model, replicate, None
                 )
                 yield row, _Made(name, (*parent.values, template, stated), task_id, model, replicate)
+
+
+def _comparisons(
+    stage: Stage,
+    axes: Axes,
+    lineages: Lineages,
+    cohort_id: str,
+    texts: Sequence[_Made],
+    earlier: Collection[tuple[str, str]],
+) -> Iterator[MembershipRow]:
+    """Rows that compare two texts, each pair in both orders; both texts must allow the judge."""
+    design = axes.pairs
+    assert design is not None
+    places = tuple(AXES.index(axis) for axis in design.same)
+    baseline = tuple((AXES.index(axis), value) for axis, value in design.baseline)
+    choices = [
+        Text(
+            text.gen_id,
+            tuple(text.values[place] for place in places),
+            bool(baseline) and all(text.values[place] == value for place, value in baseline),
+        )
+        for text in texts
+    ]
+    replicates = range(1, axes.replicates[stage] + 1)
+    for one, two in drawn(design, choices, earlier):
+        judges = [
+            judge
+            for judge in lineages.steps(texts[one].values)
+            if judge[0] in axes.pair_templates and judge in lineages.steps(texts[two].values)
+        ]
+        for template, model in judges:
+            for first, second in ((texts[one], texts[two]), (texts[two], texts[one])):
+                task_id = pair_task_id(first.gen_id, second.gen_id, template, model)
+                for replicate in replicates:
+                    yield MembershipRow(
+                        stage,
+                        gen_id(stage, task_id, cohort_id, replicate_salt(replicate)),
+                        cohort_id,
+                        first.gen_id,
+                        first.values[0],
+                        template,
+                        model,
+                        replicate,
+                        None,
+                        second.gen_id,
+                    )
 
 
 # Two tasks with one id

@@ -21,6 +21,7 @@ class Rendered(NamedTuple):
 
     Attributes:
         parent_sha256: the parent's parsed text that the prompt was made from.
+        second_parent_sha256: the same of the text that stood second, where two were compared.
         raw_sha256: its own ``raw.txt``.
         parsed_sha256: its own ``parsed.txt``.
     """
@@ -31,6 +32,7 @@ class Rendered(NamedTuple):
     parent_sha256: str | None
     raw_sha256: str | None
     parsed_sha256: str | None
+    second_parent_sha256: str | None = None
 
 
 def rendered(facts: Facts) -> Rendered:
@@ -48,6 +50,7 @@ def rendered(facts: Facts) -> Rendered:
         facts.parent_sha256,
         file("raw.txt"),
         file("parsed.txt"),
+        facts.second_parent_sha256,
     )
 
 
@@ -58,6 +61,7 @@ def stale_reason(
     first_sha256: str | None,
     prompt_sha256: str | None,
     parent: Rendered | None,
+    second: Rendered | None = None,
 ) -> StaleReason | None:
     """Why a generation is stale; ``None`` when it is not, or when nothing is known that says so.
 
@@ -67,6 +71,7 @@ def stale_reason(
             generation was made from when another tool has made it and its metadata do not say.
         prompt_sha256: a draft's prompt, rendered today; ``None`` when that is not known.
         parent: the parent as it stands in the store today.
+        second: the second parent likewise, where two texts were compared.
     """
     then = made.template_sha256 or first_sha256
     if template_sha256 is not None and then is not None and then != template_sha256:
@@ -77,4 +82,7 @@ def stale_reason(
         used = made.raw_sha256 if made.mode == "copy" else made.parent_sha256
         if used is not None and used != parent.parsed_sha256:
             return StaleReason.PARENT
+    now = None if second is None else second.parsed_sha256
+    if now is not None and made.second_parent_sha256 not in (None, now):
+        return StaleReason.PARENT
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from genworker.core.membership import REQUIRED_COLUMNS, MembershipRow
+from genworker.core.membership import REQUIRED_COLUMNS, SECOND_PARENT, MembershipRow
 from genworker.core.stages import STAGES, Stage
 
 COLUMNS = (*REQUIRED_COLUMNS, "replicate")
@@ -21,17 +21,24 @@ class FileRows:
         rows: each row's text with its line end, by stage and gen_id.
         twice: (stage, gen_id) of rows that repeat an earlier one.
         line_end: what the file ends its lines with.
+        pairs: (first, second) of the rows that compare two texts.
     """
 
     header: tuple[str, ...] = COLUMNS
     rows: dict[str, dict[str, str]] = field(default_factory=lambda: {stage.value: {} for stage in STAGES})
     twice: list[tuple[str, str]] = field(default_factory=list)
     line_end: str = "\n"
+    pairs: list[tuple[str, str]] = field(default_factory=list)
 
-    def columns(self, replicates: int) -> tuple[str, ...]:
-        """The columns to write; one for replicates is added to a file without it only when it is needed."""
-        missing = [name for name in COLUMNS if name not in self.header]
-        return (*self.header, *missing) if replicates > 1 else self.header
+    def columns(self, replicates: int, *, pairs: bool = False) -> tuple[str, ...]:
+        """The columns to write.
+
+        One for replicates, and one for the second text of a pair, are added to a file without them only
+        when they are needed.
+        """
+        missing = [name for name in COLUMNS if replicates > 1 and name not in self.header]
+        missing += [SECOND_PARENT] if pairs and SECOND_PARENT not in self.header else []
+        return (*self.header, *missing)
 
 
 class Growth:

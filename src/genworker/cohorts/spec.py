@@ -28,6 +28,7 @@ from genworker.cohorts.axes import (
     templates_in_order,
     unused_values,
 )
+from genworker.cohorts.pairs import LEAST_PER_ESSAY, PairDesign
 from genworker.cohorts.toml_lines import TomlLines
 from genworker.core.catalog import LEVELS, Catalog, Combo
 from genworker.core.ids import combo_id
@@ -36,12 +37,13 @@ from genworker.errors import Fault
 
 MODELS_KEYS = {f"{stage.value}_models": stage for stage in STAGES if stage.inherits_model}
 """Keys that give models to a stage which inherits its model where they are left out."""
-KEYS = ("concepts", "combos", "k_max", "level", "last_stage", *STAGES, *MODELS_KEYS, "couple")
+KEYS = ("concepts", "combos", "k_max", "level", "last_stage", *STAGES, *MODELS_KEYS, "couple", "pairs")
 STAGE_KEYS = {
     stage: ("templates", "models", "replicates") if stage in MODEL_STAGES else ("templates", "replicates")
     for stage in STAGES
 }
 COUPLE_KEYS = ("axes", "allow", "csv", "tie")
+PAIRS_KEYS = ("per_essay", "baseline", "same")
 MAX_REPLICATES = 999_999
 _SHOWN_VALUES = 5
 
@@ -124,7 +126,7 @@ class _Reader:
         combos = self._combos(choice)
         if not combos:
             self.unsure.add("combo")
-        active_templates, active_models = active(self.catalog)
+        active_templates, active_models = active(self.catalog, pairs="pairs" in document)
         templates: dict[Stage, tuple[str, ...]] = {}
         models: dict[Stage, tuple[str, ...]] = {}
         replicates: dict[Stage, int] = {}
@@ -153,6 +155,7 @@ class _Reader:
         axes = Axes(combos, templates, models, replicates)
         self.faults += empty_axes(axes, self.registers)
         axes = replace(axes, couplings=self._couplings(axes))
+        axes = self._pairs(axes)
         if not self.faults:
             self._check_unused(axes)
         return AxesDraft(axes, self.faults)
@@ -327,6 +330,83 @@ class _Reader:
             return None
         k_max = self._number(("k_max",), self.spec.document, len(concepts))
         return Combo(combo_id(concepts, level, k_max), concepts, level, k_max)
+
+    # Pairs
+
+    def _pairs(self, axes: Axes) -> Axes:
+        """The axes with what ``[pairs]`` says of the templates that compare two texts."""
+        last = axes.last_stage if any(axes.templates.values()) else STAGES[0]
+        comparing = [name for name in axes.templates[last] if name in self.catalog.pairs(last)]
+        if "pairs" not in self.spec.document:
+            for name in comparing:
+                self.fault(
+                    (last.value, "templates"),
+                    f"the template {name!r} compares two texts, and nothing says which",
+                    "add a table [pairs]: empty for all pairs, or with per_essay or baseline",
+                    value=name,
+                )
+            return axes
+        table = self.spec.document["pairs"]
+        if not isinstance(table, Mapping):
+            self.fault(("pairs",), "pairs is not a table", "such as pairs = { per_essay = 4 }")
+            return axes
+        self._unknown_keys(("pairs",), table, PAIRS_KEYS)
+        if not comparing:
+            register = self.registers.templates[STAGES[-1]]
+            self.fault(
+                ("pairs",),
+                "no template of this cohort compares two texts",
+                f"give one the parser 'choice' in {register}, and make it active or name it",
+            )
+            return axes
+        if "per_essay" in table and "baseline" in table:
+            self.fault(("pairs", "baseline"), "per_essay and baseline are both given", "keep one of them")
+        present = [axis for axis in AXES[: STAGE_ENDS[last] - 2] if axes.values(axis)]
+        per_essay = None
+        if "per_essay" in table:
+            per_essay = self._number(("pairs", "per_essay"), table, LEAST_PER_ESSAY)
+            if per_essay < LEAST_PER_ESSAY:
+                what = f"per_essay is {_repr(table['per_essay'])}"
+                self.fault(("pairs", "per_essay"), what, f"use a whole number from {LEAST_PER_ESSAY}")
+        same = self._same(table, present)
+        design = PairDesign(per_essay, self._baseline(table, axes, present), same)
+        return replace(axes, pairs=design, pair_templates=frozenset(comparing))
+
+    def _same(self, table: Mapping[str, Any], present: Sequence[str]) -> tuple[str, ...]:
+        if "same" not in table:
+            return ()
+        names = self._strings(("pairs", "same"), table["same"], '["combo"]') or []
+        for name in names:
+            if name not in present:
+                fix = _suggest(name, present, f"use {', '.join(present)}")
+                self.fault(("pairs", "same"), f"unknown axis {name!r}", fix, value=name)
+        return tuple(axis for axis in present if axis in names)
+
+    def _baseline(
+        self, table: Mapping[str, Any], axes: Axes, present: Sequence[str]
+    ) -> tuple[tuple[str, str], ...]:
+        if "baseline" not in table:
+            return ()
+        path, baseline = ("pairs", "baseline"), table["baseline"]
+        if not isinstance(baseline, Mapping) or not baseline:
+            self.fault(path, "baseline names no axis", 'such as baseline = { essay_template = "plain" }')
+            return ()
+        found = []
+        for axis, value in baseline.items():
+            if axis not in present:
+                self.fault(
+                    path, f"unknown axis {axis!r}", _suggest(axis, present, f"use {', '.join(present)}")
+                )
+            elif value not in axes.values(axis):
+                if axis not in self.unsure:
+                    fix = f"the {axis} axis of this cohort does not have it"
+                    fix = _suggest(value, axes.values(axis), fix) if isinstance(value, str) else fix
+                    self.fault(path, f"unknown {axis} {_repr(value)}", fix)
+            else:
+                found.append((axis, value))
+        if found and all(len(axes.values(axis)) == 1 for axis, _ in found):
+            self.fault(path, "every text is in the baseline", "name a value of an axis that has others")
+        return tuple(sorted(found))
 
     # Couplings
 

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from genworker.core.ids import combo_id
+from genworker.core.parsers import CHOICE_PARSER
 from genworker.core.stages import STAGES, Stage
 
 LEVELS = ("sentence", "paragraph", "article")
@@ -106,6 +107,14 @@ class Catalog:
         """Template ids of `stage` that ask no model."""
         return frozenset(
             entry.template_id for entry in self.templates[stage].values() if entry.generator == "copy"
+        )
+
+    def pairs(self, stage: Stage) -> frozenset[str]:
+        """Template ids of `stage` that compare two texts: those whose parser reads a choice."""
+        return frozenset(
+            entry.template_id
+            for entry in self.templates[stage].values()
+            if stage.pair_variables and entry.parser == CHOICE_PARSER
         )
 
     def draft_concepts(self, combo: Combo) -> list[tuple[str, str]]:

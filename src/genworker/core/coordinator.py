@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, Decimal
 from typing import Literal, Protocol
@@ -48,12 +48,14 @@ class Shard:
         rows: how many.
         lanes: rows by lane's name; copies are in none.
         kinds: the lanes and stages, as `kind`, of the rows that can begin at once.
+        is_late: its rows need texts of other shards: it is given out when all that are not late are finished.
     """
 
     number: int
     rows: int
     lanes: Mapping[str, int]
     kinds: frozenset[str] = frozenset()
+    is_late: bool = False
 
 
 def kind(lane: str, stage: int) -> str:
@@ -281,6 +283,7 @@ class Coordinator:
         self._pending = dict.fromkeys(self._shards)  # in order; what comes back goes to its end
         self._pending_rows = sum(shard.rows for shard in self._shards.values())
         self._finished: set[int] = set()
+        self._first_ones = {number for number, shard in self._shards.items() if not shard.is_late}
         self._owner: dict[int, str] = {}
         self._disputed_s: dict[int, float] = {}  # shards of a silent worker: when its calls must have ended
         self._pauses: dict[str, float] = {}
@@ -544,6 +547,7 @@ class Coordinator:
         if number in self._finished or number not in self._shards:
             return
         self._finished.add(number)
+        self._first_ones.discard(number)
         owner = self._owner.pop(number, None)
         if owner is not None:
             del self._workers[owner].shards[number]
@@ -577,8 +581,8 @@ class Coordinator:
             most = max(1, self._pending_rows // (SHARDS_AHEAD * self._number))
             promised = sum(shard.rows for number, shard in worker.shards.items() if number not in worker.have)
             room = min(question.free - promised, most)
-            while room > 0 and self._pending:
-                taken.append(next(iter(self._pending)))
+            while room > 0 and (number := next(self._offered(), None)) is not None:
+                taken.append(number)
                 self._own(question.worker, taken[-1])
                 room -= self._shards[taken[-1]].rows
             if worker.purse.is_starved and not promised and not taken:
@@ -598,7 +602,11 @@ class Coordinator:
     def _fresh_shard(self) -> int | None:
         """A shard that nobody has and that may have calls which are not known to be too dear."""
         parked = {name for worker in self._workers.values() for name in worker.purse.parked}
-        return next((number for number in self._pending if not self._shards[number].kinds <= parked), None)
+        return next((number for number in self._offered() if not self._shards[number].kinds <= parked), None)
+
+    def _offered(self) -> Iterator[int]:
+        """Shards that nobody has and whose parents are made."""
+        return (number for number in self._pending if not (self._first_ones and self._shards[number].is_late))
 
     def _divide(self, now_s: float) -> None:
         since_s = now_s - self._divided_s

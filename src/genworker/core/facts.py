@@ -49,6 +49,7 @@ class RowFacts(Written):
         mode: `MODE_LLM` or `MODE_COPY`.
         template_sha256: hex digest of the template's text; ``None`` for a copy.
         parent_sha256: hex digest of the parent's text as the prompt has it; ``None`` for drafts and copies.
+        second_parent_gen_id, second_parent_sha256: of the text that stands second, where two are compared.
         min_lines, min_chars: the least that an answer must have (non-empty lines, characters); ``None``
             where nothing is demanded.
     """
@@ -69,13 +70,15 @@ class RowFacts(Written):
     parser: str
     template_sha256: str | None
     parent_sha256: str | None
+    second_parent_gen_id: str | None = None
+    second_parent_sha256: str | None = None
     min_lines: int | None = None
     min_chars: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As of every record; a least size stands there only where one is demanded."""
+        """As of every record; a second parent and a least size stand there only where there is one."""
         record = Written.to_json(self)
-        for name in ("min_lines", "min_chars"):
+        for name in ("second_parent_gen_id", "second_parent_sha256", "min_lines", "min_chars"):
             if record[name] is None:
                 del record[name]
         return record
@@ -252,6 +255,11 @@ class Facts:
         return str(value) if value else None
 
     @property
+    def second_parent_gen_id(self) -> str | None:
+        """The text that stands second in the prompt, where two are compared."""
+        return self._text("second_parent_gen_id")
+
+    @property
     def cohort_id(self) -> str | None:
         """The cohort whose run made it."""
         return self._text("cohort_id")
@@ -296,6 +304,11 @@ class Facts:
     def parent_sha256(self) -> str | None:
         """Hex digest of the parent's text as the prompt has it."""
         return self._text("parent_sha256")
+
+    @property
+    def second_parent_sha256(self) -> str | None:
+        """Hex digest of the second parent's text as the prompt has it."""
+        return self._text("second_parent_sha256")
 
     # The call
 

@@ -194,9 +194,10 @@ def answer_again(stored: Generation, row: MembershipRow, demands: Mapping[str, A
         "gen_id": row.gen_id,
         "combo_id": row.combo_id,
         "replicate": row.replicate,
+        "second_parent_gen_id": row.second_parent_gen_id,
     }
     for name, value in lineage.items():
-        if record.get(name) is None:
+        if record.get(name) is None and value is not None:
             record[name] = value
     return Answer(
         stored.stage,

@@ -74,6 +74,11 @@ def evaluation_task_id(essay_gen_id: str, template_id: str, model_id: str) -> st
     return f"{essay_gen_id}__{template_id}__{model_id}"
 
 
+def pair_task_id(first_gen_id: str, second_gen_id: str, template_id: str, model_id: str) -> str:
+    """``<first essay>__<second essay>__<evaluation_template>__<model>``: their order is part of it."""
+    return f"{first_gen_id}__{second_gen_id}__{template_id}__{model_id}"
+
+
 def combo_id(concept_ids: Iterable[str], level: str, k_max: int) -> str:
     """``combo_v1_`` and 12 hex digits over the sorted concepts, the description level and k_max."""
     text = "|".join([*sorted(concept_ids), level, str(k_max)])

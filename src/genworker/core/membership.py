@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from genworker.core.ids import MAX_ID_BYTES, draft_task_id, essay_task_id, evaluation_task_id, id_fault
+from genworker.core.ids import (
+    MAX_ID_BYTES,
+    draft_task_id,
+    essay_task_id,
+    evaluation_task_id,
+    id_fault,
+    pair_task_id,
+)
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault
 
@@ -24,7 +31,9 @@ REQUIRED_COLUMNS = (
     "template_id",
     "llm_model_id",
 )
-OPTIONAL_COLUMNS = ("replicate", "task_id")
+SECOND_PARENT = "second_parent_gen_id"
+"""The column of evaluations that compare two texts; an older reader sees the first of them alone."""
+OPTIONAL_COLUMNS = ("replicate", "task_id", SECOND_PARENT)
 MAX_FAULTS = 1000
 """Faults collected before reading stops: a file that is wrong in every row says so in fewer."""
 
@@ -49,6 +58,8 @@ class MembershipRow(NamedTuple):
             (a copy in a file that names no model).
         replicate: from 1.
         task_id: as the file has it, else ``None`` (see `Membership.task_id`).
+        second_parent_gen_id: the other text, where two are compared: `parent_gen_id` stands first in the
+            prompt, this one second. ``None`` for everything else.
     """
 
     stage: Stage
@@ -60,6 +71,12 @@ class MembershipRow(NamedTuple):
     llm_model_id: str | None
     replicate: int
     task_id: str | None
+    second_parent_gen_id: str | None = None
+
+    @property
+    def above(self) -> tuple[str, ...]:
+        """The gen_ids that it is made from, in the order of its prompt: none, one or two."""
+        return tuple(name for name in (self.parent_gen_id, self.second_parent_gen_id) if name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,7 @@ class Known:
     Attributes:
         templates: the template ids of each stage.
         copies: those of them whose generator is ``copy``, which need no model.
+        pairs: those of them that compare two texts; ``None`` where a row itself is believed.
         models: model ids that some endpoint serves.
         template_files: where each stage's templates are registered, for messages.
         models_file: where models are registered, for messages.
@@ -79,6 +97,7 @@ class Known:
     models: Collection[str]
     template_files: Mapping[Stage, str]
     models_file: str
+    pairs: Mapping[Stage, Collection[str]] | None = None
 
 
 class Membership:
@@ -87,28 +106,43 @@ class Membership:
     Attributes:
         rows: in the file's order.
         parents: for each row the index of its parent's row; -1 when it has none or it stands outside.
+        seconds: the index of the second parent's row, for those rows that have it in this cohort.
     """
 
-    __slots__ = ("cohort_id", "parents", "rows")
+    __slots__ = ("cohort_id", "parents", "rows", "seconds")
 
-    def __init__(self, cohort_id: str, rows: Sequence[MembershipRow], parents: array[int]) -> None:
+    def __init__(
+        self,
+        cohort_id: str,
+        rows: Sequence[MembershipRow],
+        parents: array[int],
+        seconds: dict[int, int] | None = None,
+    ) -> None:
         self.cohort_id = cohort_id
         self.rows = rows
         self.parents = parents
+        self.seconds = {} if seconds is None else seconds
 
     @classmethod
     def empty(cls, cohort_id: str) -> Membership:
         """A cohort of which rows come later."""
         return cls(cohort_id, [], array("i"))
 
-    def append(self, row: MembershipRow, parent: int) -> None:
-        """Take one more row, whose parent stands before it; for memberships that began `empty`."""
+    def append(self, row: MembershipRow, parent: int, second: int = -1) -> None:
+        """Take one more row, whose parents stand before it; for memberships that began `empty`."""
         assert isinstance(self.rows, list)
+        if second >= 0:
+            self.seconds[len(self.rows)] = second
         self.rows.append(row)
         self.parents.append(parent)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def parents_of(self, index: int) -> tuple[int, ...]:
+        """The rows in this cohort that a row is made from, in the order of its prompt: none, one or two."""
+        found = (self.parents[index], self.seconds.get(index, -1))
+        return tuple(parent for parent in found if parent >= 0)
 
     def task_id(
         self, index: int, parent_task_id: str | None = None, parent_model_id: str | None = None
@@ -125,6 +159,8 @@ class Membership:
         model = row.llm_model_id or ""
         if row.stage.is_root:
             return draft_task_id(row.combo_id, row.template_id, model)
+        if row.second_parent_gen_id is not None:
+            return pair_task_id(row.parent_gen_id or "", row.second_parent_gen_id, row.template_id, model)
         if not row.stage.inherits_model:
             return evaluation_task_id(row.parent_gen_id or "", row.template_id, model)
         parent = self.parents[index]
@@ -165,6 +201,7 @@ class _Kind(NamedTuple):
         llm_model_id: ``None`` for essays that take their draft's.
         siblings: row numbers of the stage by gen_id.
         parents: row numbers of the parents' stage by gen_id; for drafts the empty name, as -1.
+        seconds: the same for rows that compare two texts; for all others the empty name, as -1.
     """
 
     stage: Stage
@@ -173,6 +210,7 @@ class _Kind(NamedTuple):
     llm_model_id: str | None
     siblings: dict[str, int]
     parents: dict[str, int]
+    seconds: dict[str, int]
 
 
 class _Reader:
@@ -193,6 +231,7 @@ class _Reader:
         self.lines = array("I")
         self.index: dict[Stage, dict[str, int]] = {stage: {} for stage in STAGES}
         self.parents = array("i")
+        self.seconds: dict[int, int] = {}
         self.interned: dict[str, str] = {}
         self.judged: dict[tuple[str, Stage, str], bool] = {}
         self.kinds: dict[tuple[str, str, str, str], _Kind] = {}
@@ -225,7 +264,7 @@ class _Reader:
         if not missing and not repeated:
             self._read_rows(records)
             self._link()
-        return Membership(self.cohort_id, self.rows, self.parents), self.faults
+        return Membership(self.cohort_id, self.rows, self.parents, self.seconds), self.faults
 
     def _read_rows(self, records: Iterable[tuple[int, Sequence[str]]]) -> None:
         """Read every row. Most are like one before them, and are only compared: there may be a million."""
@@ -233,9 +272,10 @@ class _Reader:
         at_stage, at_gen, at_cohort, at_parent, at_combo, at_template, at_model = (
             columns[name] for name in REQUIRED_COLUMNS
         )
-        at_replicate, at_task = (columns.get(name, -1) for name in OPTIONAL_COLUMNS)
+        at_replicate, at_task, at_second = (columns.get(name, -1) for name in OPTIONAL_COLUMNS)
         width = len(self.header)
         rows, lines, parents, kinds = self.rows, self.lines, self.parents, self.kinds
+        seconds = self.seconds
         replicates = self.replicates
         intern = self.interned.setdefault
         new_row = partial(tuple.__new__, MembershipRow)  # half the time of calling the class
@@ -256,16 +296,17 @@ class _Reader:
             replicate_text = cells[at_replicate] if at_replicate >= 0 else ""
             replicate = replicates.get(replicate_text)
             task = (cells[at_task] or None) if at_task >= 0 else None
+            second_id = cells[at_second] if at_second >= 0 else ""
             kind = kinds.get((cells[at_stage], cells[at_cohort], cells[at_template], cells[at_model]))
             is_plain = gen_id.isalnum() and gen_id.isascii() and len(gen_id) <= MAX_ID_BYTES
             # A row whose stage, cohort, template and model have been examined together can only be wrong in
             # its ids, its parent and its replicate. Where one of these is not plainly right, the row is
             # examined whole: that way alone finds the words for a fault.
             if kind is not None and replicate is not None and is_plain:
-                stage, cohort_id, template_id, model, siblings, above = kind
-                parent = above.get(cells[at_parent])
+                stage, cohort_id, template_id, model, siblings, above, others = kind
+                parent, second = above.get(cells[at_parent]), others.get(second_id)
                 number = len(rows)
-                if parent is not None:
+                if parent is not None and second is not None and (second < 0 or second != parent):
                     parent_gen_id = None
                     if parent >= 0:
                         parent_gen_id = rows[parent].gen_id  # one string for a parent and its children
@@ -284,21 +325,25 @@ class _Reader:
                             model,
                             replicate,
                             task,
+                            rows[second].gen_id if second >= 0 else None,
                         )
+                        if second >= 0:
+                            seconds[number] = second
                         rows.append(new_row(row))
                         lines.append(line)
                         parents.append(parent)
                         continue
             if any(cells):
                 names = (cells[at_cohort], cells[at_combo], cells[at_template], cells[at_model])
-                self._examine(line, cells[at_stage], gen_id, cells[at_parent], names, replicate_text, task)
+                above_ids = (cells[at_parent], second_id)
+                self._examine(line, cells[at_stage], gen_id, above_ids, names, replicate_text, task)
 
     def _examine(
         self,
         line: int,
         stage_name: str,
         gen_id: str,
-        parent_gen_id: str,
+        parents: tuple[str, str],
         names: tuple[str, str, str, str],
         replicate: str,
         task_id: str | None,
@@ -315,16 +360,18 @@ class _Reader:
             stage,
             gen_id,
             cohort or self.cohort_id,
-            parent_gen_id or None,
+            parents[0] or None,
             combo,
             template,
             model or None,
             self._replicate(line, replicate),
             task_id,
+            parents[1] or None,
         )
         siblings = self.index[stage]
         self._check_names(line, row)
         self._check_ids(line, row)
+        self._check_second(line, row)
         if gen_id in siblings:
             first = self.lines[siblings[gen_id]]
             self.fault(
@@ -342,9 +389,10 @@ class _Reader:
         self.parents.append(_UNLINKED)
         # Only a row without a fault stands for its kind: the others must each get the words for theirs.
         if len(self.faults) == before and (row.llm_model_id is not None or stage.inherits_model):
-            parents = self.index[stage.parent] if stage.parent is not None else {"": -1}
+            above = self.index[stage.parent] if stage.parent is not None else {"": -1}
+            others = above if row.second_parent_gen_id is not None else {"": -1}
             self.kinds[stage_name, cohort, template, model] = _Kind(
-                stage, row.cohort_id, template, row.llm_model_id, siblings, parents
+                stage, row.cohort_id, template, row.llm_model_id, siblings, above, others
             )
 
     def _replicate(self, line: int, text: str) -> int:
@@ -376,6 +424,25 @@ class _Reader:
                 f"the {row.stage.value} names no parent",
                 f"name the {parent_stage.value}'s gen_id that it is made from",
             )
+
+    def _check_second(self, line: int, row: MembershipRow) -> None:
+        """Check that a row names two texts where its template compares two, and one where it reads one."""
+        second = row.second_parent_gen_id
+        pairs = None if self.known.pairs is None else self.known.pairs.get(row.stage, ())
+        what = fix = ""
+        if second is None:
+            if pairs is not None and row.template_id in pairs:
+                what = f"the template {row.template_id!r} compares two texts, and the row names one"
+                fix = "name the gen_id of the text that stands second"
+        elif not row.stage.pair_variables:
+            what, fix = f"a row of stage {row.stage.value} has one parent at most", "leave the cell empty"
+        elif pairs is not None and row.template_id in set(self.known.templates[row.stage]) - set(pairs):
+            what = f"the template {row.template_id!r} reads one text, and the row names two"
+            fix = "leave the cell empty, or name a template that compares two"
+        if not what and second is not None and second == row.parent_gen_id:
+            what, fix = "the row compares a text with itself", "name two different texts"
+        if what:
+            self.fault(line, SECOND_PARENT, what, fix)
 
     def _check_names(self, line: int, row: MembershipRow) -> None:
         """Check the names of a row, each distinct one once; report it in every row that has it."""
@@ -436,7 +503,14 @@ class _Reader:
                         row = row._replace(llm_model_id=above.llm_model_id)
                     self.rows[number] = row
                 else:
-                    self._check_outside(number, row, parent_stage)
+                    self._check_outside(number, row, parent_stage, "parent_gen_id", row.parent_gen_id or "")
+            if parent_stage is not None and (second := row.second_parent_gen_id) is not None:
+                index = self.index[parent_stage].get(second)
+                if index is not None:
+                    self.seconds[number] = index
+                    self.rows[number] = row._replace(second_parent_gen_id=self.rows[index].gen_id)
+                else:
+                    self._check_outside(number, row, parent_stage, SECOND_PARENT, second)
             if row.llm_model_id is None and row.template_id not in self.known.copies[row.stage]:
                 self.fault(
                     self.lines[number],
@@ -445,14 +519,16 @@ class _Reader:
                     "name a model id of the catalogue",
                 )
 
-    def _check_outside(self, number: int, row: MembershipRow, parent_stage: Stage) -> None:
-        line, parent = self.lines[number], row.parent_gen_id or ""
+    def _check_outside(
+        self, number: int, row: MembershipRow, parent_stage: Stage, column: str, parent: str
+    ) -> None:
+        line = self.lines[number]
         reason = id_fault(parent)
         if reason is not None:
             self.fault(
                 line,
-                "parent_gen_id",
-                f"parent_gen_id {parent[:60]!r} {reason}",
+                column,
+                f"{column} {parent[:60]!r} {reason}",
                 "use the gen_id of the parent",
             )
             return
@@ -464,7 +540,7 @@ class _Reader:
         if other is not None:
             self.fault(
                 line,
-                "parent_gen_id",
+                column,
                 f"the parent {parent!r} is of stage {other.value}; "
                 f"the parent of a row of stage {row.stage.value} is of stage {parent_stage.value}",
                 f"name the {parent_stage.value} that it is made from",
@@ -472,7 +548,7 @@ class _Reader:
             return
         self.fault(
             line,
-            "parent_gen_id",
+            column,
             f"the parent {parent_stage.value} {parent!r} is neither in this file nor in the store",
             f"add its row, or correct the id (stage directory: gens/{parent_stage.value})",
         )

@@ -434,6 +434,48 @@ def _json_pieces(text: str) -> Iterator[str]:
             yield text[start:end]
 
 
+# --- which of two texts is better ---
+
+CHOICE_PARSER = "choice"
+"""The parser of evaluations that compare two texts; a template that names it is such a one."""
+FIRST, SECOND, TIE = "first", "second", "tie"
+"""What a choice comes to: the text that stood first in the prompt, the other one, or neither."""
+_CHOICES = {"A": FIRST, "B": SECOND, TIE: TIE}
+_SIDE = (
+    r"(?:(?:the\s+)?(?:response|essay|text|option|answer|version|candidate)\s+)?"
+    r"(?P<side>[AB]|tie|tied|draw|equal|even|neither|both)"
+)
+_CHOICE_LINE = re.compile(
+    r"(?:(?:final|overall|my|the)\s+)*"
+    r"(?:winner|better(?:\s+(?:response|essay|text))?|choice|verdict|decision|preference|preferred|answer)"
+    rf"\s*(?:is\b|[:=])\s*\W{{0,3}}{_SIDE}(?:\s+is\s+better|\s+wins)?\W{{0,3}}(?:\s*[(–—-].*)?",
+    re.IGNORECASE,
+)
+_CHOICE_BRACKETS = re.compile(r"\[\[\s*(?P<side>A|B|C|tie)\s*\]\]", re.IGNORECASE)
+_CHOICE_ALONE = re.compile(rf"\W{{0,3}}{_SIDE}(?:\s+is\s+better|\s+wins)?\W{{0,3}}", re.IGNORECASE)
+
+
+def read_choice(parsed_text: str) -> str | None:
+    """`FIRST`, `SECOND` or `TIE`, out of a comparison's parsed text; ``None`` when that is no choice."""
+    return _CHOICES.get(parsed_text.strip())
+
+
+def _choice(text: str) -> str:
+    """The last line that says it in so many words; else the last ``[[A]]``; else a bare last line."""
+    _require_text(text)
+    tail = _tail(text, _COMPLEX_LINES)
+    lines = [line for line in map(_without_marks, tail) if line]
+    said = [match["side"] for line in lines if (match := _CHOICE_LINE.fullmatch(line))]
+    said = said or [match["side"] for line in tail for match in _CHOICE_BRACKETS.finditer(line)]
+    if not said and lines and (alone := _CHOICE_ALONE.fullmatch(lines[-1])):
+        said = [alone["side"]]
+    if not said:
+        last = _excerpt(lines[-1]) if lines else "empty"
+        raise ParseFailedError(f"the answer does not say which is better: the last line is {last}")
+    side = said[-1].upper()
+    return side if side in _CHOICES else TIE
+
+
 # --- names ---
 
 _TEXT_PARSERS: dict[str, Parser] = {
@@ -446,6 +488,7 @@ _SCORE_PARSERS: dict[str, Parser] = {
     "identity": _score_identity,
     "in_last_line": _in_last_line,
     "complex": _complex,
+    CHOICE_PARSER: _choice,
 }
 _BUILT_IN: dict[Stage, dict[str, Parser]] = {
     stage: _SCORE_PARSERS if stage.is_scored else _TEXT_PARSERS for stage in STAGES

@@ -130,22 +130,38 @@ def make_plan(
 def _block(plan: Plan, holdings: Holdings) -> None:
     """Block what cannot be made: descendants of failed rows. The file may name a child before its parent."""
     rows, states, parents = plan.membership.rows, plan.states, plan.membership.parents
-    orphans = [index for index, parent in enumerate(parents) if parent < 0 and rows[index].parent_gen_id]
+    seconds = plan.membership.seconds
+    orphans = [
+        (index, row.parent_gen_id)
+        for index, (row, parent) in enumerate(zip(rows, parents, strict=True))
+        if parent < 0 and row.parent_gen_id
+    ]
+    orphans += [
+        (index, row.second_parent_gen_id)
+        for index, row in enumerate(rows)
+        if row.second_parent_gen_id and index not in seconds
+    ]
     if not plan.failures and not orphans:
         return
-    for index in orphans:
+    for index, name in orphans:
         above = rows[index].stage.parent
         assert above is not None, "only they have a parent"
-        if states[index] == RowState.MISSING and not holdings.is_done(above, rows[index].parent_gen_id or ""):
+        if states[index] == RowState.MISSING and not holdings.is_done(above, name or ""):
             states[index] = RowState.BLOCKED
             plan.blockers[index] = -1
     for stage in STAGES[1:]:
         for index, parent in enumerate(parents):
-            if parent < 0 or states[index] != RowState.MISSING or rows[index].stage is not stage:
+            if states[index] != RowState.MISSING or rows[index].stage is not stage:
                 continue
-            if states[parent] == RowState.FAILED:
-                states[index] = RowState.BLOCKED
-                plan.blockers[index] = parent
-            elif states[parent] == RowState.BLOCKED:
-                states[index] = RowState.BLOCKED
-                plan.blockers[index] = plan.blockers[parent]
+            for above_row in (parent, seconds.get(index, -1)) if seconds else (parent,):
+                if above_row < 0:
+                    continue
+                if states[above_row] == RowState.FAILED:
+                    states[index] = RowState.BLOCKED
+                    plan.blockers[index] = above_row
+                elif states[above_row] == RowState.BLOCKED:
+                    states[index] = RowState.BLOCKED
+                    plan.blockers[index] = plan.blockers[above_row]
+                else:
+                    continue
+                break

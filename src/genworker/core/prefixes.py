@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from genworker.core.prompts import PromptTemplate, child_values, draft_values
+from genworker.core.prompts import PromptTemplate, draft_values, trial_values
 from genworker.errors import TemplateError
 
 LEAST_TOKENS = 1024
@@ -33,7 +33,7 @@ class Frame:
 def frame(template: PromptTemplate) -> Frame | None:
     """A template's frame, found by rendering a mark; ``None`` where the mark does not come out unchanged."""
     is_root = template.stage.is_root
-    values = draft_values([(_MARK, _MARK)]) if is_root else child_values(template.stage, _MARK)
+    values = draft_values([(_MARK, _MARK)]) if is_root else trial_values(template, _MARK)
     try:
         parts = template.render(values).split(_MARK)
     except TemplateError:

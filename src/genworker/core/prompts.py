@@ -71,18 +71,24 @@ class PromptTemplate:
     Attributes:
         is_blind: whether it uses none of the stage's variables: all its prompts are the same then. Single
             braces are the usual cause; it is refused before anything is paid for.
+        reads_two: whether it compares two texts: it uses one of `Stage.pair_variables`.
+        misses: of those two names the one that it leaves out; ``None`` for every other template.
 
     Raises:
         TemplateError: the text is not a valid template, or uses a name that the stage does not have.
     """
 
-    __slots__ = ("_template", "is_blind", "stage")
+    __slots__ = ("_template", "is_blind", "misses", "reads_two", "stage")
 
     def __init__(self, source: str, stage: Stage) -> None:
         self.stage = stage
         try:
             tree = _ENVIRONMENT.parse(source)
-            self.is_blind = self._check_names(tree, stage)
+            used = self._check_names(tree, stage)
+            self.is_blind = not used
+            left_out = [name for name in stage.pair_variables if name not in used]
+            self.reads_two = len(left_out) < len(stage.pair_variables)
+            self.misses = left_out[0] if self.reads_two and left_out else None
             self._template = _ENVIRONMENT.from_string(source)
         except TemplateSyntaxError as error:
             raise TemplateError(f"the template is not valid: {error.message}", line=error.lineno) from None
@@ -90,15 +96,16 @@ class PromptTemplate:
             raise TemplateError("the template is nested too deeply") from None
 
     @staticmethod
-    def _check_names(tree: nodes.Template, stage: Stage) -> bool:
+    def _check_names(tree: nodes.Template, stage: Stage) -> set[str]:
         """Find undefined names without rendering: a branch that is rarely taken is checked as well.
 
         Returns:
-            Whether none of the stage's variables is used.
+            Those of the stage's variables that are used.
         """
         from jinja2.meta import find_undeclared_variables
 
-        allowed = {*stage.variables, *_ENVIRONMENT.globals}
+        own = {*stage.variables, *stage.pair_variables}
+        allowed = {*own, *_ENVIRONMENT.globals}
         tested = {
             node.node.name
             for node in tree.find_all(nodes.Test)
@@ -107,7 +114,7 @@ class PromptTemplate:
         used = find_undeclared_variables(tree)
         for name in sorted(used - allowed - tested):
             line = next((node.lineno for node in tree.find_all(nodes.Name) if node.name == name), None)
-            offered = ", ".join(sorted(stage.variables))
+            offered = ", ".join(sorted(own))
             raise TemplateError(
                 f"the template uses the undefined name '{name}'; a template of stage {stage.value} "
                 f"is given: {offered}",
@@ -115,7 +122,14 @@ class PromptTemplate:
             )
         for node in tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)):
             raise TemplateError("the template loads another file, which templates cannot", line=node.lineno)
-        return not used & set(stage.variables)
+        mixed = used & set(stage.variables), used & set(stage.pair_variables)
+        if all(mixed):
+            one, two = min(mixed[0]), min(mixed[1])
+            raise TemplateError(
+                f"the template uses both '{one}' and '{two}': it reads one text, or it compares two",
+                line=next((node.lineno for node in tree.find_all(nodes.Name) if node.name == two), None),
+            )
+        return used & own
 
     def render(self, values: Mapping[str, object]) -> str:
         """The prompt.
@@ -146,6 +160,17 @@ def draft_values(concepts: Sequence[tuple[str, str]]) -> dict[str, object]:
     return {"concepts": [{"name": name, "content": content} for name, content in concepts]}
 
 
-def child_values(stage: Stage, parent_text: str) -> dict[str, object]:
-    """Values of the template of a stage that has a parent: each name stands for the parent's parsed text."""
+def child_values(stage: Stage, parent_text: str, second_text: str | None = None) -> dict[str, object]:
+    """Values of the template of a stage that has a parent: each name stands for the parent's parsed text.
+
+    Args:
+        second_text: of the second parent, for a template that compares two texts.
+    """
+    if second_text is not None:
+        return dict(zip(stage.pair_variables, (parent_text, second_text), strict=True))
     return dict.fromkeys(stage.variables, parent_text)
+
+
+def trial_values(template: PromptTemplate, text: str) -> dict[str, object]:
+    """Values that give a child's template the same text wherever it shows one."""
+    return child_values(template.stage, text, text if template.reads_two else None)

@@ -22,3 +22,21 @@ class Rated(NamedTuple):
     score: float
     name: str
     path: str
+
+
+class Chosen(NamedTuple):
+    """A person's choice between two essays.
+
+    Attributes:
+        first: the essay that was shown first.
+        choice: ``first``, ``second`` or ``tie``.
+        name: of the choice, where an evaluation has its gen_id.
+        path: the file that holds it.
+    """
+
+    rater: str
+    first: str
+    second: str
+    choice: str
+    name: str
+    path: str

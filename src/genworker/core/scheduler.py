@@ -305,6 +305,7 @@ class Scheduler:
     Args:
         stages: each job's stage as a number from 0.
         parents: each job's parent, -1 when it has none in this run.
+        seconds: the second parent of those jobs that are made from two; such a job waits for both.
         lanes: each job's lane, `NO_LANE` for copies; changed when a row is handed to a fallback.
         selected: whether a job is to be run; the others are `JobState.LEFT`.
         endpoints: as the lanes' specs number them.
@@ -334,8 +335,11 @@ class Scheduler:
         depth: int = 1,
         lease: Lease | None = None,
         batched: Collection[int] = (),
+        seconds: Mapping[int, int] | None = None,
     ) -> None:
         self._stages, self._parents, self._lane_of = stages, parents, lanes
+        self._seconds: Mapping[int, int] = {} if seconds is None else seconds
+        self._second_children: dict[int, list[int]] = {}
         self._retry = retry or RetryPolicy()
         self._max_concurrency = max_concurrency
         self.budget = budget or Budget()
@@ -389,6 +393,8 @@ class Scheduler:
             if parent >= 0:
                 self._next_child[job] = self._first_child[parent]
                 self._first_child[parent] = job
+        for job, second in self._seconds.items():
+            self._second_children.setdefault(second, []).append(job)
 
     def _select(self, selected: Sequence[int], batched: Collection[int]) -> None:
         # As plain numbers: there may be a million jobs.
@@ -404,7 +410,9 @@ class Scheduler:
                 self.batched += 1
         for job, parent in enumerate(self._parents):
             # A parent that is not selected is in the store already, so its child waits for nothing.
-            if selected[job] and (parent < 0 or not selected[parent]) and self.states[job] == waiting:
+            if not selected[job] or self.states[job] != waiting or (parent >= 0 and selected[parent]):
+                continue
+            if (second := self._seconds.get(job, -1)) < 0 or not selected[second]:
                 self._make_ready(job, JobEvent.RELEASED)
         if self._waves.spools:
             held = bytearray(state == JobState.BATCHED for state in self.states)
@@ -423,13 +431,15 @@ class Scheduler:
             if parent >= 0:
                 self._next_child[job] = self._first_child[parent]
                 self._first_child[parent] = job
+            if (second := self._seconds.get(job, -1)) >= 0:
+                self._second_children.setdefault(second, []).append(job)
         self.states.extend([int(JobState.WAITING)] * (count - first))
         self._open += count - first
         for job in range(first, count):
             if (lane := self._lane_of[job]) != NO_LANE:
                 self._lanes[lane].open_jobs += 1
         for job in range(first, count):
-            if self._parents[job] < 0:
+            if self._parents[job] < 0 and self._seconds.get(job, -1) < 0:
                 self._make_ready(job, JobEvent.RELEASED)
 
     # What the caller asks
@@ -447,7 +457,7 @@ class Scheduler:
         while child >= 0:
             result.append(child)
             child = self._next_child[child]
-        return result
+        return [*result, *self._second_children.get(job, ())]
 
     def state(self, job: int) -> JobState:
         """Where a job stands."""
@@ -818,9 +828,16 @@ class Scheduler:
             self._waves.flows(job)
         child = self._first_child[job]
         while child >= 0:
-            if self.states[child] == JobState.WAITING:
+            if self.states[child] == JobState.WAITING and self._is_made(self._seconds.get(child, -1)):
                 self._make_ready(child, JobEvent.RELEASED)
             child = self._next_child[child]
+        for child in self._second_children.get(job, ()):
+            if self.states[child] == JobState.WAITING and self._is_made(self._parents[child]):
+                self._make_ready(child, JobEvent.RELEASED)
+
+    def _is_made(self, parent: int) -> bool:
+        """Whether a parent keeps nobody waiting: it is in the store, or there is none in this run."""
+        return parent < 0 or self.states[parent] in (JobState.DONE, JobState.LEFT)
 
     def lost(self, job: int, reason: str) -> None:
         """An answer could not be stored."""

@@ -81,10 +81,12 @@ def select(
         for index, row in enumerate(membership.rows):
             chosen[index] &= row.gen_id in only
         for index in range(len(chosen)):
-            ancestor = membership.parents[index] if chosen[index] else -1
-            while ancestor >= 0 and plan.states[ancestor] == RowState.MISSING and not chosen[ancestor]:
-                chosen[ancestor] = 1
-                ancestor = membership.parents[ancestor]
+            above = list(membership.parents_of(index)) if chosen[index] else []
+            while above:
+                ancestor = above.pop()
+                if plan.states[ancestor] == RowState.MISSING and not chosen[ancestor]:
+                    chosen[ancestor] = 1
+                    above.extend(membership.parents_of(ancestor))
     if stages is not None:
         for index, row in enumerate(membership.rows):
             if row.stage not in stages:
@@ -99,13 +101,18 @@ def select(
 
 def _drop_orphans(plan: Plan, chosen: bytearray) -> None:
     """Leave out rows whose parent will not be there, and then theirs: a child may stand before its parent."""
-    parents, states = plan.membership.parents, plan.states
+    parents, seconds, states = plan.membership.parents, plan.membership.seconds, plan.states
     there = (int(RowState.DONE), int(RowState.UNPARSED))
     while True:
         orphans = [
             index
             for index, parent in enumerate(parents)
             if parent >= 0 and not chosen[parent] and chosen[index] and states[parent] not in there
+        ]
+        orphans += [
+            index
+            for index, second in seconds.items()
+            if chosen[index] and not chosen[second] and states[second] not in there
         ]
         if not orphans:
             return
@@ -114,21 +121,28 @@ def _drop_orphans(plan: Plan, chosen: bytearray) -> None:
 
 
 def _keep_first(plan: Plan, chosen: bytearray, limit: int, is_free: Callable[[int], bool]) -> None:
-    parents = plan.membership.parents
+    membership = plan.membership
     children: dict[int, list[int]] = {}
+    waits: dict[int, int] = {}  # rows that are made from two chosen ones -> how many of these are to come
     roots: list[int] = []
     for index in range(len(chosen)):
         if chosen[index]:
-            parent = parents[index]
-            if parent >= 0 and chosen[parent]:
+            above = [parent for parent in membership.parents_of(index) if chosen[parent]]
+            for parent in above:
                 children.setdefault(parent, []).append(index)
-            else:
+            if len(above) > 1:
+                waits[index] = len(above)
+            elif not above:
                 roots.append(index)
     kept = bytearray(len(chosen))
     stack = list(reversed(roots))
     left = limit
     while stack:
         index = stack.pop()
+        if index in waits:
+            waits[index] -= 1
+            if waits[index]:
+                continue  # the other of its two comes later, and brings it along
         if not is_free(index):
             if left <= 0:
                 continue

@@ -58,6 +58,11 @@ class Stage(StrEnum):
         return _RULES[self].variables
 
     @property
+    def pair_variables(self) -> tuple[str, ...]:
+        """The two names of its templates that compare two texts of the stage above; empty where none do."""
+        return _RULES[self].pair_variables
+
+    @property
     def usual_answer_tokens(self) -> int:
         """Tokens that an answer is guessed to have before the first call of a cohort: for estimates only."""
         return _RULES[self].usual_answer_tokens
@@ -71,12 +76,13 @@ class _Rules:
     usual_answer_tokens: int
     inherits_model: bool = False
     is_scored: bool = False
+    pair_variables: tuple[str, ...] = ()
 
 
 _RULES: dict[Stage, _Rules] = {
     Stage.DRAFT: _Rules(("concepts",), 800),
     Stage.ESSAY: _Rules(("draft_block", "links_block"), 1500, inherits_model=True),
-    Stage.EVALUATION: _Rules(("response",), 500, is_scored=True),
+    Stage.EVALUATION: _Rules(("response",), 500, is_scored=True, pair_variables=("response_a", "response_b")),
 }
 """The stages in their order: each one's texts are made from those of the stage above it."""
 

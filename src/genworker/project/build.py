@@ -33,11 +33,11 @@ from genworker.cohorts.spec import Specification, spec_axes
 from genworker.core.catalog import LEVELS, Catalog
 from genworker.core.facts import Facts
 from genworker.core.membership import MembershipRow
-from genworker.core.prompts import TRIAL_TEXT, child_values, draft_values
+from genworker.core.prompts import TRIAL_TEXT, draft_values, trial_values
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, Fault, FaultyInputError, MembershipError, TemplateError, UsageError
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
-from genworker.project.open import Project, faults_of
+from genworker.project.open import Project, faults_of, pair_fault
 from genworker.store.catalog import TemplateFiles, is_two_column, listed_combos
 from genworker.store.cohorts import (
     Modes,
@@ -103,9 +103,13 @@ class CohortPlan:
     template_files: TemplateFiles
     templates: Mapping[str, str]
 
-    def rows(self) -> Iterator[MembershipRow]:
-        """The compiled rows."""
-        return compile_rows(self.axes, self.cohort_id, self.given)
+    def rows(self, file: FileRows) -> Iterator[MembershipRow]:
+        """The compiled rows.
+
+        Args:
+            file: the cohort's membership as it stands, whose sample of pairs is kept.
+        """
+        return compile_rows(self.axes, self.cohort_id, self.given, file.pairs)
 
 
 @dataclass(slots=True)
@@ -336,6 +340,14 @@ class _Planner:
 
     def _note_left_out(self, axes: Axes) -> None:
         """Say which stages the cohort ends before, where nobody has asked for that."""
+        if self.spec is None or "pairs" not in self.spec.document:
+            for stage in STAGES:
+                for entry in self.catalog.templates[stage].values():
+                    if entry.active and entry.template_id in self.catalog.pairs(stage):
+                        self.notes.append(
+                            f"Left out: {stage.value} template {entry.template_id}, which compares two "
+                            "texts; a table [pairs] in cohort.toml says which."
+                        )
         if self.spec is not None and "last_stage" in self.spec.document:
             return
         for stage in STAGES:
@@ -458,11 +470,15 @@ class _Planner:
             return
         try:
             digests[f"{stage.value}/{template_id}"] = self.templates.digest(stage, template_id)
-            values = child_values(stage, TRIAL_TEXT) if not stage.is_root else None
+            template = self.templates.get(stage, template_id)
+            fault = pair_fault(self.project, self.templates, stage, template_id)
+            values = trial_values(template, TRIAL_TEXT) if not stage.is_root else None
             if values is None and axes.combos:
                 values = draft_values(self.catalog.draft_concepts(axes.combos[0]))
-            if values is not None:
-                self.templates.get(stage, template_id).render(values)
+            if fault is not None:
+                self.faults.append(fault)
+            elif values is not None:
+                template.render(values)
         except CatalogError as error:
             self.faults += error.faults
         except TemplateError as error:
@@ -494,7 +510,7 @@ def _in_cohort(given: Given, cohort_id: str) -> Given:
 def survey(plan: CohortPlan) -> Survey:
     """Count what the cohort consists of, against its file and the store. Writes nothing."""
     found = Survey.begin(plan)
-    for row in _counted(plan, found, plan.rows()):
+    for row in _counted(plan, found, plan.rows(found.file)):
         found.growth.take(row)
     registered = read_registered_combos(plan.project.paths)
     found.new_combos = sum(combo.combo_id not in registered for combo in plan.axes.combos)
@@ -537,8 +553,10 @@ def write_build(plan: CohortPlan, *, prune: bool = False) -> Survey:
         found = Survey.begin(plan)
 
         def write(stream: TextIO) -> None:
-            columns = found.file.columns(max(plan.axes.replicates.values()))
-            write_membership(stream, _counted(plan, found, plan.rows()), found.file, found.growth, columns)
+            replicates = max(plan.axes.replicates.values())
+            columns = found.file.columns(replicates, pairs=plan.axes.pairs is not None)
+            rows = _counted(plan, found, plan.rows(found.file))
+            write_membership(stream, rows, found.file, found.growth, columns)
             if found.growth.gone and not prune:
                 raise UsageError([_gone_fault(plan, found)])
             # Before the membership takes its place, so that it never names what is not registered.
@@ -614,7 +632,7 @@ def mean_chars(
     """Characters of one prompt of a template, on average."""
     template = templates.get(stage, template_id)
     if not stage.is_root:
-        return len(template.render(child_values(stage, "")))
+        return len(template.render(trial_values(template, "")))
     combos = axes.combos
     step = max(1, len(combos) // SAMPLED_COMBOS)
     sample = combos[::step]

@@ -59,11 +59,11 @@ class Staleness:
 
     def with_descendants(self) -> frozenset[int]:
         """The stale rows and every row that builds upon one."""
-        parents = self.membership.parents
+        parents, seconds = self.membership.parents, self.membership.seconds
         found = set(self.reasons)
         for stage in STAGES[1:]:
             for index, row in enumerate(self.membership.rows):
-                if row.stage is stage and parents[index] in found:
+                if row.stage is stage and (parents[index] in found or seconds.get(index, -1) in found):
                     found.add(index)
         return frozenset(found)
 
@@ -116,11 +116,16 @@ class _Look:
         parent = None
         if parent_stage is not None and row.parent_gen_id is not None:
             parent = self._parent(parent_stage, row.parent_gen_id)
+        second = None
+        if parent_stage is not None and row.second_parent_gen_id is not None:
+            second = self._parent(parent_stage, row.second_parent_gen_id)
         if row.stage.child is None:
             # Most rows are of the last stage, and most are fresh: their text says so before it is parsed.
             content = self._read(row.stage, row.gen_id)
-            if _says(content, "template_sha256", now) and _says(
-                content, "parent_sha256", None if parent is None else parent.parsed_sha256
+            if (
+                _says(content, "template_sha256", now)
+                and _says(content, "parent_sha256", None if parent is None else parent.parsed_sha256)
+                and _says(content, "second_parent_sha256", None if second is None else second.parsed_sha256)
             ):
                 return None
             made = _parse(content)
@@ -136,7 +141,7 @@ class _Look:
         if row.stage.is_root and now is not None and made.prompt_sha256 is not None:
             prompt = self._prompt(row.combo_id, row.template_id)
         return stale_reason(
-            made, template_sha256=now, first_sha256=first, prompt_sha256=prompt, parent=parent
+            made, template_sha256=now, first_sha256=first, prompt_sha256=prompt, parent=parent, second=second
         )
 
     def _template(self, stage: Stage, template_id: str) -> tuple[str | None, str | None]:

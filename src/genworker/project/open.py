@@ -11,13 +11,19 @@ from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.generation import Answer, Failure, answer_again, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership, MembershipRow
+from genworker.core.parsers import CHOICE_PARSER
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import CatalogError, CatalogFault, Fault, StoreError
 from genworker.paths import Paths
 from genworker.project.plugins import load_parser_plugins
 from genworker.project.settings import LoadedSettings, load_settings
-from genworker.store.catalog import load_membership, load_membership_as_it_stands, read_catalog
+from genworker.store.catalog import (
+    TemplateFiles,
+    load_membership,
+    load_membership_as_it_stands,
+    read_catalog,
+)
 from genworker.store.cohorts import read_adopted
 from genworker.store.format import refuse_newer
 from genworker.store.index import StoreIndex
@@ -67,6 +73,7 @@ class Project:
             models=models,
             template_files={stage: str(self.paths.templates_csv(stage)) for stage in STAGES},
             models_file=str(self.paths.models_csv),
+            pairs={stage: self.catalog.pairs(stage) for stage in STAGES},
         )
 
 
@@ -184,3 +191,26 @@ def stored_answer(project: Project, row: MembershipRow) -> Answer | None:
     except StoreError:
         return None
     return answer_again(stored, row, demands) if stored.raw_text else None
+
+
+def pair_fault(project: Project, templates: TemplateFiles, stage: Stage, template_id: str) -> Fault | None:
+    """A template whose text and whose parser do not agree on whether it compares two texts.
+
+    Raises:
+        CatalogError: its file is not usable.
+    """
+    template = templates.get(stage, template_id)
+    compares = template_id in project.catalog.pairs(stage)
+    where = str(project.paths.template_file(stage, template_id))
+    names = " and ".join(f"{{{{ {name} }}}}" for name in stage.pair_variables)
+    if template.misses is not None:
+        what = f"the template {template_id!r} compares two texts and shows one: {template.misses} is missing"
+        return Fault(what, where=where, fix=f"write {names} where they belong")
+    if template.reads_two and not compares:
+        what = f"the template {template_id!r} compares two texts, and its parser reads no choice"
+        register = str(project.paths.templates_csv(stage))
+        return Fault(what, where=register, column="parser", fix=f"set its parser to {CHOICE_PARSER}")
+    if compares and not template.reads_two:
+        what = f"the template {template_id!r} has the parser {CHOICE_PARSER!r} and does not show two texts"
+        return Fault(what, where=where, fix=f"write {names} where they belong, or name another parser")
+    return None

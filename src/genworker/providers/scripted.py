@@ -61,7 +61,10 @@ CompletionRequestKey = tuple[str, str, int | None]
 
 
 def default_script(request: CompletionRequest, _made: int) -> Completion:
-    """About a hundred words from a hash of model, prompt and seed, ending in ``SCORE: N``, N from 0 to 9."""
+    """About a hundred words from a hash of model, prompt and seed, ending in ``SCORE: N``, N from 0 to 9.
+
+    A prompt that asks for ``WINNER:`` gets ``WINNER: A``, ``B`` or ``tie`` instead.
+    """
     seed = sha256(f"{request.model}|{request.prompt}|{request.sampling.seed}".encode()).digest()
     words: list[str] = []
     block = seed
@@ -69,7 +72,10 @@ def default_script(request: CompletionRequest, _made: int) -> Completion:
         block = sha256(block).digest()
         words.extend(_WORDS[byte % len(_WORDS)] for byte in block)
     sentences = [" ".join(words[at : at + 12]).capitalize() + "." for at in range(0, 96, 12)]
-    text = " ".join(sentences) + f"\n\nSCORE: {seed[0] % 10}"
+    verdict = f"SCORE: {seed[0] % 10}"
+    if "WINNER:" in request.prompt:
+        verdict = f"WINNER: {('A', 'B', 'A', 'B', 'tie')[seed[0] % 5]}"
+    text = " ".join(sentences) + f"\n\n{verdict}"
     return Completion(
         text=text,
         finish_reason=FinishReason.STOP,

@@ -22,7 +22,7 @@ import orjson
 from genworker.core.facts import NO_FACTS
 from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import MembershipRow
-from genworker.core.parsers import read_score
+from genworker.core.parsers import read_choice, read_score
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
@@ -73,6 +73,8 @@ class GenerationRow(NamedTuple):
         reasoning: what the model thought, where that came apart from its answer.
         concepts: the names of the combo's concepts, joined by `` + ``.
         draft_replicate: of its lineage, from 1, as `essay_replicate`.
+        second_parent_gen_id: the essay that stood second, of an evaluation that compares two.
+        choice: of such an evaluation, ``first``, ``second`` or ``tie``.
     """
 
     stage: str
@@ -116,6 +118,8 @@ class GenerationRow(NamedTuple):
     concepts: str | None
     draft_replicate: int | None
     essay_replicate: int | None
+    second_parent_gen_id: str | None
+    choice: str | None
 
 
 PARQUET_TYPES = dict.fromkeys(GenerationRow._fields, "VARCHAR") | {
@@ -213,8 +217,14 @@ class _Exporter:
         if model is None and row.stage.inherits_model and row.stage.parent is not None:
             model = lineage.get(row.stage.parent, _NOBODY)[1].model
         evaluation = row.stage.is_scored
-        score = None
-        if evaluation and state == "done" and generation is not None:
+        score = choice = None
+        if row.second_parent_gen_id is not None:
+            if state == "done" and generation is not None:
+                choice = read_choice(generation.parsed_text or "")
+                if choice is None:
+                    shown = visible(generation.parsed_text or "", limit=60, one_line=True)
+                    state, error = "unparseable", f"parsed.txt is no choice (A, B or tie): {shown!r}"
+        elif evaluation and state == "done" and generation is not None:
             score = read_score(generation.parsed_text or "")
             if score is None:
                 shown = visible(generation.parsed_text or "", limit=60, one_line=True)
@@ -263,6 +273,8 @@ class _Exporter:
             concepts=_text(self.concepts.get(row.combo_id)),
             draft_replicate=draft.replicate,
             essay_replicate=essay.replicate,
+            second_parent_gen_id=row.second_parent_gen_id,
+            choice=choice,
         )
 
     def _lineage(self, row: MembershipRow) -> dict[Stage, tuple[str | None, _Facts]]:
@@ -310,8 +322,9 @@ class _Exporter:
         return None, *self._absent(row)
 
     def _absent(self, row: MembershipRow) -> tuple[str, str]:
-        parent_stage, parent_id = row.stage.parent, row.parent_gen_id
-        if parent_stage is not None and parent_id is not None:
+        parent_stage = row.stage.parent
+        for parent_id in row.above if parent_stage is not None else ():
+            assert parent_stage is not None
             state = self.state(parent_stage, parent_id)
             if state not in ("done", "missing"):
                 return "blocked", f"{parent_stage.value} {parent_id} is {state}"

@@ -96,6 +96,7 @@ def failure_groups(scores: Scores) -> list[FailureGroup]:
     groups: dict[tuple[str, str, Stage], FailureGroup] = {}
     troubles = [(row, reason) for row, reason in scores.troubles]
     troubles += [(e.row, e.error) for e in scores.evaluations if e.error is not None]
+    troubles += [(c.row, c.error) for c in scores.compared if c.error is not None]
     for row, reason in troubles:
         word, _, rest = reason.partition(": ")
         cause = cause_of(rest)

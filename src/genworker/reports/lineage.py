@@ -72,6 +72,10 @@ def essays_of(scores: Scores) -> list[EssayScores]:
             essay = EssayScores(evaluation.essay, len(found) + 1)
             found[evaluation.essay.gen_id] = essay
         essay.by_axis.setdefault(evaluation.axis, []).append(evaluation)
+    for compared in scores.compared:
+        for text in (compared.first, compared.second):
+            if text.gen_id not in found:
+                found[text.gen_id] = EssayScores(text, len(found) + 1)
     return list(found.values())
 
 

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from genworker.core.membership import MembershipRow
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
+from genworker.reports.choices import ESSAY, FACTORS, Choices, choice_sentences
 from genworker.reports.comparison import MOST_ROWS as MOST_CHANGES
 from genworker.reports.comparison import Beside, Comparison
 from genworker.reports.comparison import sentence as comparison_sentence
@@ -58,6 +59,8 @@ PAGE_BYTES = 3_000_000
 """A page of texts that is larger than this is not filled further."""
 WIDEST = 4
 """Groups of replicates that are compared, of each stage."""
+CHOICE_ROWS = 20
+"""Texts of a ranking by comparisons that the page shows."""
 AGREEMENT_ROWS = 60
 FAILURE_GROUPS = 60
 MATRIX_JUDGES = 40
@@ -419,8 +422,31 @@ class _Report:
             run_money={run: money_view(part) for run, part in reading.money.by_run.items()},
             provenance=reading.provenance,
             missing=reading.findings.missing,
+            choices=None if reading.choices is None else self._choices(reading.choices),
             **facts,
         )
+
+    def _choices(self, choices: Choices) -> dict[str, Any]:
+        """Ranks and position biases of comparisons, as the page shows them."""
+        rankings = []
+        for ranks in choices.ranks:
+            rows = []
+            for item in ranks.items[:CHOICE_ROWS]:
+                low, high = (None, None) if item.estimate is None else item.estimate.interval()
+                essay = choices.essays.get(item.item) if ranks.kind == ESSAY else None
+                what = "" if essay is None else self._key_text(essay.key, "combo_id")
+                if essay is not None:
+                    what += f" · {essay.key.draft_template} → {essay.key.generation_template}"
+                    what += f" · {essay.key.generation_model}"
+                href = None if essay is None else self._href(item.item, "pages/")
+                rows.append((item, interval_text(low, high), what, href))
+            title = f"{FACTORS.get(ranks.kind, 'essays')} by {ranks.question}"
+            rankings.append((title, rows, len(ranks.items) - len(rows), ranks.groups))
+        biases = []
+        for axis, bias in choices.biases:
+            low, high = (None, None) if bias.estimate is None else bias.estimate.interval()
+            biases.append((axis, bias, interval_text(low, high)))
+        return {"sentences": list(choice_sentences(choices)), "rankings": rankings, "biases": biases}
 
     def _row_href(self, row: MembershipRow) -> str | None:
         essay = row.parent_gen_id if row.stage.is_scored else row.gen_id

@@ -12,17 +12,17 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TextIO
 
+from genworker.core.parsers import FIRST, SECOND, TIE
 from genworker.core.visible import visible
 from genworker.errors import Fault, UsageError
 from genworker.reports.claims import Contrast, Factor, Finding, adjusted
 from genworker.reports.contrasts import Estimate
 from genworker.reports.distributions import binomial_tail
 
-FIRST, SECOND, TIE = "first", "second", "tie"
 BOTH_WAYS = 10
 """Pairs that were decided by their places alone, under which nothing is said of a bias."""
 MOST_ITEMS = 150
@@ -68,13 +68,18 @@ class PlaceBias(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One text's worth in log odds against the mean of the others."""
+    """One text's worth in log odds against the mean of the others.
+
+    Attributes:
+        group: texts of different groups were never compared, not even by way of others; from 0.
+    """
 
     item: str
     worth: float
     estimate: Estimate | None
     comparisons: int
     wins: int
+    group: int = 0
 
 
 def read_comparisons(stream: TextIO, name: str) -> list[Comparison]:
@@ -145,8 +150,15 @@ def place_biases(comparisons: Iterable[Comparison]) -> list[PlaceBias]:
     return found
 
 
-def rank(comparisons: Sequence[Comparison]) -> list[Ranked]:
-    """The texts, the best first. Intervals treat all that was said of one pair as one piece of evidence."""
+def rank(
+    comparisons: Sequence[Comparison], units: Sequence[Hashable] | None = None, unit: str = "pair"
+) -> list[Ranked]:
+    """The texts, the best first. Intervals treat all that was said of one pair as one piece of evidence.
+
+    Args:
+        units: for each comparison what it is a piece of evidence about, where that is not the pair of items.
+        unit: its name.
+    """
     items = list(dict.fromkeys(item for c in comparisons for item in (c.first, c.second)))
     judges = list(dict.fromkeys(c.judge for c in comparisons))
     if len(items) < 2:
@@ -162,33 +174,55 @@ def rank(comparisons: Sequence[Comparison]) -> list[Ranked]:
         )
         for c in comparisons
     ]
+    if units is None:
+        units = [(min(game[:2]), max(game[:2])) for game in games]
+    groups = _groups(games, len(items))
     worth = _fit(games, len(items) + len(judges))
-    centre = math.fsum(worth[: len(items)]) / len(items)
-    errors = _errors(games, worth, len(items)) if len(items) <= MOST_ITEMS else None
+    errors = _errors(games, worth, groups, units) if len(items) <= MOST_ITEMS else None
     counts, wins = [0] * len(items), [0.0] * len(items)
     for first, second, _, share in games:
         counts[first], counts[second] = counts[first] + 1, counts[second] + 1
         wins[first], wins[second] = wins[first] + share, wins[second] + 1 - share
-    scale = len(items) / (len(items) - 1)
-    pairs = len({frozenset(game[:2]) for game in games})
+    pieces = len(set(units))
     found = []
-    for number, item in enumerate(items):
-        value = (worth[number] - centre) * scale
-        estimate = None
-        if errors is not None:
-            error = errors[number] * scale
-            estimate = Estimate(
-                value,
-                error,
-                max(1, pairs - len(items)),
-                pairs,
-                "pair",
-                error,
-                counts[number],
-                int(wins[number]),
-            )
-        found.append(Ranked(item, value, estimate, counts[number], int(wins[number])))
-    return sorted(found, key=lambda ranked: -ranked.worth)
+    for group, members in enumerate(groups):
+        centre = math.fsum(worth[number] for number in members) / len(members)
+        scale = len(members) / (len(members) - 1)
+        for number in members:
+            value = (worth[number] - centre) * scale
+            estimate = None
+            if errors is not None:
+                error = errors[number] * scale
+                estimate = Estimate(
+                    value,
+                    error,
+                    max(1, pieces - len(items)),
+                    pieces,
+                    unit,
+                    error,
+                    counts[number],
+                    int(wins[number]),
+                )
+            found.append(Ranked(items[number], value, estimate, counts[number], int(wins[number]), group))
+    return sorted(found, key=lambda ranked: (ranked.group, -ranked.worth))
+
+
+def _groups(games: Sequence[Game], items: int) -> list[list[int]]:
+    """Items that were compared with one another, by way of others too; the largest group first."""
+    above = list(range(items))
+
+    def root(number: int) -> int:
+        while above[number] != number:
+            above[number] = above[above[number]]
+            number = above[number]
+        return number
+
+    for first, second, _, _ in games:
+        above[root(second)] = root(first)
+    members: dict[int, list[int]] = defaultdict(list)
+    for number in range(items):
+        members[root(number)].append(number)
+    return sorted(members.values(), key=lambda group: -len(group))
 
 
 Game = tuple[int, int, int, float]
@@ -202,20 +236,24 @@ def _chance(worth: Sequence[float], game: Game) -> float:
 def _fit(games: Sequence[Game], count: int) -> list[float]:
     """The most likely worths, by Newton's step for one parameter after the other."""
     worth = [0.0] * count
-    of: list[list[tuple[int, int]]] = [[] for _ in range(count)]
-    for number, (first, second, judge, _) in enumerate(games):
-        of[first].append((number, 1))
-        of[second].append((number, -1))
-        of[judge].append((number, 1))
+    # What a judge said of one order of one pair is one term, however often it was asked.
+    terms: dict[tuple[int, int, int], list[float]] = {}
+    for first, second, judge, share in games:
+        term = terms.setdefault((first, second, judge), [0.0, 0.0])
+        term[0] += 1.0
+        term[1] += share
+    of: list[list[tuple[Game, float, float, int]]] = [[] for _ in range(count)]
+    for (first, second, judge), (number, share) in terms.items():
+        for parameter, sign in ((first, 1), (second, -1), (judge, 1)):
+            of[parameter].append(((first, second, judge, share), number, share, sign))
     for _ in range(500):
         moved = 0.0
         for parameter, mine in enumerate(of):
             slope, curve = -_RIDGE * worth[parameter], _RIDGE
-            for number, sign in mine:
-                game = games[number]
+            for game, number, share, sign in mine:
                 chance = _chance(worth, game)
-                slope += sign * (game[3] - chance)
-                curve += chance * (1 - chance)
+                slope += sign * (share - number * chance)
+                curve += number * chance * (1 - chance)
             step = max(-2.0, min(2.0, slope / curve))
             worth[parameter] += step
             moved = max(moved, abs(step))
@@ -224,38 +262,46 @@ def _fit(games: Sequence[Game], count: int) -> list[float]:
     return worth
 
 
-def _errors(games: Sequence[Game], worth: Sequence[float], items: int) -> list[float]:
-    """Standard errors of each worth minus the mean worth: the sandwich, clustered by pair, or the model's."""
+def _errors(
+    games: Sequence[Game],
+    worth: Sequence[float],
+    groups: Sequence[Sequence[int]],
+    units: Sequence[Hashable],
+) -> list[float]:
+    """Standard errors of each worth minus its group's mean: the larger of sandwich (by unit) and model."""
     count = len(worth)
     curve = [[_RIDGE if row == column else 0.0 for column in range(count)] for row in range(count)]
-    scores: dict[tuple[int, int], dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for game in games:
+    scores: dict[Hashable, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for game, unit in zip(games, units, strict=True):
         first, second, judge, share = game
         chance = _chance(worth, game)
         weight = chance * (1 - chance)
         signs = ((first, 1), (second, -1), (judge, 1))
-        at = scores[min(first, second), max(first, second)]
+        at = scores[unit]
         for a, sign in signs:
             at[a] += sign * (share - chance)
             for b, other in signs:
                 curve[a][b] += sign * other * weight
     inverse = _inverse(curve)
-    pairs = len(scores)
-    correction = pairs / max(1, pairs - count)
-    squares = [0.0] * items
-    for at in scores.values():
-        moves = [
-            math.fsum(inverse[row][parameter] * value for parameter, value in at.items())
-            for row in range(items)
-        ]
-        middle = math.fsum(moves) / items
-        for row, move in enumerate(moves):
-            squares[row] += (move - middle) ** 2
-    # Where the model holds, its own error is the steadier of the two.
-    means = [math.fsum(inverse[row][:items]) / items for row in range(items)]
-    grand = math.fsum(means) / items
-    model = [inverse[row][row] - 2 * means[row] + grand for row in range(items)]
-    return [math.sqrt(max(*both)) for both in zip(model, (s * correction for s in squares), strict=True)]
+    correction = len(scores) / max(1, len(scores) - count)
+    items = sum(map(len, groups))
+    errors = [0.0] * items
+    for group in groups:
+        squares = dict.fromkeys(group, 0.0)
+        for at in scores.values():
+            moves = [
+                math.fsum(inverse[row][parameter] * value for parameter, value in at.items()) for row in group
+            ]
+            middle = math.fsum(moves) / len(group)
+            for row, move in zip(group, moves, strict=True):
+                squares[row] += (move - middle) ** 2
+        # Where the model holds, its own error is the steadier of the two.
+        means = {row: math.fsum(inverse[row][other] for other in group) / len(group) for row in group}
+        grand = math.fsum(means.values()) / len(group)
+        for row in group:
+            model = inverse[row][row] - 2 * means[row] + grand
+            errors[row] = math.sqrt(max(model, squares[row] * correction))
+    return errors
 
 
 def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:

@@ -118,7 +118,7 @@ def read_provenance(
             if tell is not None:
                 tell(row.stage, row.gen_id, facts)
             moment = seconds_of(facts.finished_at)
-        if row.stage.is_scored:
+        if row.stage.is_scored and row.second_parent_gen_id is None:
             found.finished.append(moment)
     # What people think stands behind the planned evaluations, and takes no part in drift: its order is drawn.
     found.finished.extend([0.0] * (len(scores.evaluations) - len(found.finished)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from genworker.core.money import Money
+from genworker.reports.choices import Choices
 from genworker.reports.findings import Findings
 from genworker.reports.provenance import History, Provenance
 from genworker.reports.scores import Scores
@@ -16,6 +17,7 @@ class Reading:
 
     Attributes:
         money: over all cohorts and all their runs.
+        choices: what comparisons of two texts say; ``None`` where there are none.
     """
 
     scores: Scores
@@ -23,3 +25,4 @@ class Reading:
     findings: Findings
     money: Money
     history: History = field(default_factory=History)
+    choices: Choices | None = None

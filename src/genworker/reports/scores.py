@@ -6,6 +6,7 @@ Owns the meaning of "a score of the plan": one `Evaluation` per row, whatever be
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ from typing import NamedTuple, Protocol
 from genworker.core.facts import Facts
 from genworker.core.generation import FailureKind, Generation
 from genworker.core.membership import Membership, MembershipRow
-from genworker.core.parsers import read_score
+from genworker.core.parsers import read_choice, read_score
 from genworker.core.plan import Plan, RowState
-from genworker.core.rating import HUMAN, Rated
+from genworker.core.rating import HUMAN, Chosen, Rated
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import StoreError
@@ -74,6 +75,10 @@ class Source(Protocol):
 
     def ratings(self) -> Iterable[Rated]:
         """What people think of essays; an essay may be of another cohort."""
+        ...
+
+    def choices(self) -> Iterable[Chosen]:
+        """Which of two essays people find better, likewise."""
         ...
 
 
@@ -150,6 +155,26 @@ class Evaluation(NamedTuple):
     response_path: str | None
 
 
+class Compared(NamedTuple):
+    """One planned comparison of two essays.
+
+    Attributes:
+        axis: who compares: ``human`` by ``human:<rater>`` where a person does.
+        first: the essay that stood first.
+        choice: ``first``, ``second`` or ``tie``; ``None`` unless `outcome` is `SCORED`.
+        error: why there is no choice, as in `Evaluation`.
+    """
+
+    row: MembershipRow
+    axis: Axis
+    first: Essay
+    second: Essay
+    outcome: Outcome
+    choice: str | None
+    error: str | None
+    response_path: str | None
+
+
 class Trouble(NamedTuple):
     """A planned draft or essay that is not done.
 
@@ -207,6 +232,7 @@ class Scores:
         troubles: the drafts and essays that are not done.
         concepts: combo's id to the names of its concepts as one text, as far as they are known.
         concept_lists: the same, name by name.
+        compared: every planned comparison of two essays, then those by people.
     """
 
     cohort_ids: tuple[str, ...]
@@ -216,6 +242,7 @@ class Scores:
     troubles: Sequence[Trouble] = ()
     concepts: Mapping[str, str] = field(default_factory=dict)
     concept_lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    compared: Sequence[Compared] = ()
 
     def rows(self) -> Iterable[ScoreRow]:
         """The rows of ``aggregated_scores.csv``."""
@@ -259,10 +286,16 @@ def merge_memberships(memberships: Sequence[Membership]) -> Membership:
             if places.setdefault((row.stage, row.gen_id), len(rows)) == len(rows):
                 rows.append(row)
     parents = array("i", [-1]) * len(rows)
+    seconds: dict[int, int] = {}
     for index, row in enumerate(rows):
         if row.stage.parent is not None and row.parent_gen_id is not None:
             parents[index] = places.get((row.stage.parent, row.parent_gen_id), -1)
-    return Membership(" + ".join(membership.cohort_id for membership in memberships), rows, parents)
+            if row.second_parent_gen_id is not None:
+                second = places.get((row.stage.parent, row.second_parent_gen_id))
+                if second is not None:
+                    seconds[index] = second
+    names = " + ".join(membership.cohort_id for membership in memberships)
+    return Membership(names, rows, parents, seconds)
 
 
 def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
@@ -274,10 +307,12 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
     membership = merge_memberships(memberships)
     plan = source.plan(membership)
     reader = _Reader(source, plan)
-    evaluations = [
-        reader.evaluation(index) for index, row in enumerate(membership.rows) if row.stage.is_scored
-    ]
+    scored = [index for index, row in enumerate(membership.rows) if row.stage.is_scored]
+    pairs = [index for index in scored if membership.rows[index].second_parent_gen_id is not None]
+    apart = frozenset(pairs)
+    evaluations = [reader.evaluation(index) for index in scored if index not in apart]
     evaluations += reader.ratings()
+    compared = [*map(reader.comparison, pairs), *reader.choices()]
     troubles = [
         Trouble(row, reader.reason(index)[1])
         for index, row in enumerate(membership.rows)
@@ -286,7 +321,8 @@ def collect_scores(source: Source, memberships: Sequence[Membership]) -> Scores:
     names = tuple(membership.cohort_id for membership in memberships)
     lists = source.concepts({row.combo_id for row in membership.rows})
     concepts = {combo: JOINT.join(names) for combo, names in lists.items()}
-    return Scores(names, plan, evaluations, tuple(reader.axes.values()), troubles, concepts, lists)
+    axes = tuple(reader.axes.values())
+    return Scores(names, plan, evaluations, axes, troubles, concepts, lists, compared)
 
 
 class _Reader:
@@ -312,6 +348,64 @@ class _Reader:
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
         path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
         return Evaluation(row, axis, essay, outcome, None, error, path)
+
+    def comparison(self, index: int) -> Compared:
+        """One planned comparison of two essays."""
+        row = self.rows[index]
+        axis = Axis(row.template_id, row.llm_model_id or "")
+        first = self._essay(row.combo_id, row.parent_gen_id or "")
+        second = self._other(row.second_parent_gen_id or "")
+        if self.plan.states[index] == RowState.DONE:
+            return Compared(row, axis, first, second, *self._choice(row.gen_id))
+        outcome, error = self.reason(index)
+        held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
+        path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
+        return Compared(row, axis, first, second, outcome, None, error, path)
+
+    def _other(self, gen_id: str) -> Essay:
+        """The essay that stands second, under the combo that it is about itself."""
+        place = self.places.get((Stage.ESSAY, gen_id))
+        if place is not None:
+            return self._essay(self.rows[place].combo_id, gen_id)
+        combo = ""
+        with contextlib.suppress(StoreError, ValueError):
+            combo = self.source.generation(Stage.ESSAY, gen_id).facts.combo_id or ""
+        return self._essay(combo, gen_id)
+
+    def _choice(self, gen_id: str) -> tuple[Outcome, str | None, str | None, str | None]:
+        try:
+            text, path = self.source.evaluation(gen_id)
+        except StoreError as error:
+            return Outcome.UNPARSEABLE, None, _one_line(f"unparseable: {error}"), None
+        choice = read_choice(text)
+        if choice is not None:
+            return Outcome.SCORED, choice, None, path
+        shown = visible(text, limit=60, one_line=True)
+        return Outcome.UNPARSEABLE, None, f"unparseable: parsed.txt is no choice: {shown!r}", path
+
+    def choices(self) -> Iterable[Compared]:
+        """What people chose between two of the cohort's essays."""
+        for chosen in self.source.choices():
+            places = [self.places.get((Stage.ESSAY, name)) for name in (chosen.first, chosen.second)]
+            if places[0] is None or places[1] is None:
+                continue
+            first, second = self.rows[places[0]], self.rows[places[1]]
+            model = f"{HUMAN}:{chosen.rater}"
+            row = MembershipRow(
+                Stage.EVALUATION,
+                chosen.name,
+                first.cohort_id,
+                first.gen_id,
+                first.combo_id,
+                HUMAN,
+                model,
+                1,
+                None,
+                second.gen_id,
+            )
+            one, two = (self._essay(row.combo_id, row.gen_id) for row in (first, second))
+            judge = Axis(HUMAN, model)
+            yield Compared(row, judge, one, two, Outcome.SCORED, chosen.choice, None, chosen.path)
 
     def ratings(self) -> Iterable[Evaluation]:
         """Ratings of the cohort's essays: each rater is one more evaluator, with the plan that they made."""
@@ -369,7 +463,8 @@ class _Reader:
         if blocker < 0:
             row = self.rows[index]
             parent = row.stage.parent.value if row.stage.parent else "parent"
-            return f"blocked: its {parent} {row.parent_gen_id} is neither in the cohort nor in the store"
+            names = " or ".join(row.above)
+            return f"blocked: its {parent} {names} is neither in the cohort nor in the store"
         ancestor, failure = self.rows[blocker], self.plan.failures[blocker]
         return _one_line(
             f"blocked: {ancestor.stage.value} {ancestor.gen_id} is {failure.kind.value}: {failure.message}"

@@ -257,7 +257,8 @@ def _prompt_characters(
         key = (row.template_id, job if parent_text is None else -1)
         if key not in lengths:
             try:
-                lengths[key] = len(work.prompt(job, parent_text))
+                second_text = parent_text if row.second_parent_gen_id is not None else None
+                lengths[key] = len(work.prompt(job, parent_text, second_text))
             except GenworkerError:
                 continue
         total += lengths[key]

@@ -153,9 +153,10 @@ class _Parsing:
         self.result = ReparseResult()
         self.children: dict[tuple[Stage | None, str], int] = {}
         for row in membership.rows:
-            if row.parent_gen_id is not None and self.reader.holds(row.stage, row.gen_id):
-                key = (row.stage, row.parent_gen_id)
-                self.children[key] = self.children.get(key, 0) + 1
+            if row.above and self.reader.holds(row.stage, row.gen_id):
+                for parent in row.above:
+                    key = (row.stage, parent)
+                    self.children[key] = self.children.get(key, 0) + 1
 
     def answers(self) -> Iterator[tuple[Answer, Reparsed]]:
         """Those that say something else now; counts the others."""

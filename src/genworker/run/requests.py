@@ -28,7 +28,7 @@ from genworker.errors import (
     TemplateError,
 )
 from genworker.project.endpoints import kind_of
-from genworker.project.open import Project, cohort_combos
+from genworker.project.open import Project, cohort_combos, pair_fault
 from genworker.run.routes import ONE, Route, Routes, cost, unbounded_case, worst_case
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_generation
@@ -106,16 +106,16 @@ class CohortWork:
         if self._children:
             self._note_children(new)
 
-    def prompt(self, job: int, parent_text: str | None) -> str:
+    def prompt(self, job: int, parent_text: str | None, second_text: str | None = None) -> str:
         """See `genworker.ports.Work.prompt`."""
         row = self.membership.rows[job]
         template = self.templates.get(row.stage, row.template_id)
         if not row.stage.is_root:
-            if len(self._parents) >= PARENTS_NOTED:
-                del self._parents[next(iter(self._parents))]
             text = parent_text or ""
-            self._parents[row.parent_gen_id] = file_digest(text.encode("utf-8", "replace"))
-            return template.render(child_values(row.stage, text))
+            self._note_parent(row.parent_gen_id, text)
+            if second_text is not None:
+                self._note_parent(row.second_parent_gen_id, second_text)
+            return template.render(child_values(row.stage, text, second_text))
         # Replicates and models have one draft prompt in common: it depends on combo and template alone.
         key = (row.combo_id, row.template_id)
         prompt = self._drafts.get(key)
@@ -125,6 +125,11 @@ class CohortWork:
             concepts = self.project.catalog.draft_concepts(self.combos[row.combo_id])
             prompt = self._drafts[key] = template.render(draft_values(concepts))
         return prompt
+
+    def _note_parent(self, gen_id: str | None, text: str) -> None:
+        if len(self._parents) >= PARENTS_NOTED:
+            del self._parents[next(iter(self._parents))]
+        self._parents[gen_id] = file_digest(text.encode("utf-8", "replace"))
 
     def model_name(self, model_id: str) -> str:
         """The name that the endpoint is asked for."""
@@ -283,6 +288,8 @@ class CohortWork:
             template_sha256=None if copy else self.templates.digest(row.stage, row.template_id),
             # What the prompt was made from: a child of a text that has been replaced since is stale.
             parent_sha256=None if copy else self._parents.get(row.parent_gen_id),
+            second_parent_gen_id=row.second_parent_gen_id,
+            second_parent_sha256=self._parents.get(row.second_parent_gen_id),
             min_lines=None if copy else demands.get("min_lines"),
             min_chars=None if copy else demands.get("min_chars"),
         )
@@ -388,7 +395,11 @@ def check_jobs(work: CohortWork, jobs: Iterable[int]) -> None:
         if stage.is_root and work.membership.rows[job].combo_id not in known_combos:
             continue
         try:
-            work.prompt(job, TRIAL_TEXT)
+            pair = TRIAL_TEXT if work.membership.rows[job].second_parent_gen_id is not None else None
+            if (fault := pair_fault(work.project, work.templates, stage, template_id)) is not None:
+                faults.append(fault)
+                continue
+            work.prompt(job, TRIAL_TEXT, pair)
             if work.templates.get(stage, template_id).is_blind:
                 offered = " or ".join(f"{{{{ {name} }}}}" for name in stage.variables)
                 faults.append(

@@ -321,12 +321,12 @@ class Runner:
             self._tally.ended(job)
 
     def _free_parent(self, job: int) -> None:
-        parent = self._membership.parents[job]
-        if parent in self._uses:
-            self._uses[parent] -= 1
-            if self._uses[parent] <= 0:
-                del self._uses[parent]
-                self._texts.pop(parent, None)
+        for parent in self._membership.parents_of(job):
+            if parent in self._uses:
+                self._uses[parent] -= 1
+                if self._uses[parent] <= 0:
+                    del self._uses[parent]
+                    self._texts.pop(parent, None)
 
     # One job
 
@@ -341,7 +341,7 @@ class Runner:
                 assert parent_text is not None
                 await self._copy(job, parent_text)
                 return
-            prompt = self._work.prompt(job, parent_text)
+            prompt = self._work.prompt(job, parent_text, await self._second_text(job))
             request = self._work.request(job, prompt)
         except GenworkerError as error:
             self._scheduler.failed_before_call(job, str(error))
@@ -550,15 +550,25 @@ class Runner:
         row = self._membership.rows[job]
         if row.parent_gen_id is None:
             return None
-        parent = self._membership.parents[job]
+        return await self._text_of(row.stage, row.parent_gen_id, self._membership.parents[job])
+
+    async def _second_text(self, job: int) -> str | None:
+        """The text that stands second in the prompt, for rows that compare two."""
+        row = self._membership.rows[job]
+        if row.second_parent_gen_id is None:
+            return None
+        return await self._text_of(row.stage, row.second_parent_gen_id, self._membership.seconds.get(job, -1))
+
+    async def _text_of(self, stage: Stage, gen_id: str, parent: int) -> str:
+        """A parent's text for a row of `stage`: from memory where this run made it, else from the store."""
         text = self._texts.get(parent)
         if text is not None:
             return text
-        parent_stage = row.stage.parent
+        parent_stage = stage.parent
         assert parent_stage is not None
-        key = (parent_stage.value, row.parent_gen_id)
+        key = (parent_stage.value, gen_id)
         if key not in self._loaded:
-            self._loaded[key] = await self._store.load_parsed(parent_stage, row.parent_gen_id)
+            self._loaded[key] = await self._store.load_parsed(parent_stage, gen_id)
             if len(self._loaded) > PARENT_CACHE:
                 self._loaded.popitem(last=False)
         return self._loaded[key]

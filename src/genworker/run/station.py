@@ -247,6 +247,7 @@ class Station:
         scheduler = self.scheduler = Scheduler(
             stages=self.stages,
             parents=parents,
+            seconds=self.membership.seconds,
             lanes=lanes,
             selected=order.selected,
             lane_specs=order.specs,

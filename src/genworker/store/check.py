@@ -18,7 +18,7 @@ from pathlib import Path
 from genworker.core.facts import OWN_MARK
 from genworker.core.generation import JUDGED_BY_PARSER, Answer, Generation, finish
 from genworker.core.ids import id_fault
-from genworker.core.membership import Membership, MembershipRow
+from genworker.core.membership import SECOND_PARENT, Membership, MembershipRow
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import GenworkerError, StoreError
 from genworker.paths import (
@@ -150,8 +150,10 @@ class Finding:
     severity: Severity = Severity.DAMAGE
 
 
-Render = Callable[[Membership, int, str | None], str | None]
-"""(membership, row, the parent's text) -> the prompt as it would be sent now; ``None``: it cannot be made."""
+Render = Callable[[Membership, int, str | None, str | None], str | None]
+"""(membership, row, the parent's text, the second parent's) -> the prompt as it would be sent now.
+
+``None``: it cannot be made."""
 Again = Callable[[MembershipRow, Generation], Answer | None]
 """An answer that the store holds, to be judged by the parser of today; ``None``: no template says which."""
 
@@ -441,7 +443,11 @@ class Check:
         if known is None:
             return
         row = known[0].rows[known[1]]
-        for key, listed in (("template_id", row.template_id), ("parent_gen_id", row.parent_gen_id or "")):
+        for key, listed in (
+            ("template_id", row.template_id),
+            ("parent_gen_id", row.parent_gen_id or ""),
+            (SECOND_PARENT, row.second_parent_gen_id),
+        ):
             said = facts.record.get(key)
             if said is not None and said != listed:
                 find(
@@ -471,7 +477,17 @@ class Check:
             text = self._parsed(stage.parent, parent_id)
             if text is None:
                 return  # the parent has its own finding
-        self._prompt(generation, text, find)
+        second: str | None = None
+        second_id = generation.facts.second_parent_gen_id
+        if second_id is not None and stage.parent is not None:
+            if second_id not in self._names[stage.parent]:
+                what = f"its second parent {stage.parent.value}/{second_id} is not in the store"
+                find(Kind.PARENT_MISSING, what)
+                return
+            second = self._parsed(stage.parent, second_id)
+            if second is None:
+                return
+        self._prompt(generation, text, second, find)
         self._parse(generation, find)
 
     def _parsed(self, stage: Stage, gen_id: str) -> str | None:
@@ -480,7 +496,13 @@ class Check:
         except StoreError:
             return None
 
-    def _prompt(self, generation: Generation, parent_text: str | None, find: Callable[..., None]) -> None:
+    def _prompt(
+        self,
+        generation: Generation,
+        parent_text: str | None,
+        second_text: str | None,
+        find: Callable[..., None],
+    ) -> None:
         known = self._rows.get((generation.stage, generation.gen_id))
         if known is None or generation.prompt_text is None:
             return
@@ -490,7 +512,8 @@ class Check:
                 find(Kind.STALE, "is a copy of what its parent was before", RAW_FILE)
             return
         given = None if parent_text is None else _with_lf(parent_text)
-        prompt = self.render(known[0], known[1], given)
+        other = None if second_text is None else _with_lf(second_text)
+        prompt = self.render(known[0], known[1], given, other)
         if prompt is None:
             find(Kind.STALE, "cannot be rendered any more: its template or concepts are gone", PROMPT_FILE)
         elif prompt != _with_lf(generation.prompt_text):

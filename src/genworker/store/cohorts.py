@@ -30,7 +30,7 @@ from genworker.core.catalog import Combo
 from genworker.core.facts import Facts, whole
 from genworker.core.generation import file_digest
 from genworker.core.ids import id_fault
-from genworker.core.membership import MembershipRow
+from genworker.core.membership import SECOND_PARENT, MembershipRow
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError, Fault, LockedError, MembershipError, StoreError, UsageError
 from genworker.paths import Paths
@@ -42,6 +42,7 @@ from genworker.store.reading import read_generation
 
 COMBO_COLUMNS = ("combo_id", "version", "concept_id", "description_level", "k_max", "created_at")
 COMBO_VERSION = "v1"
+PAIR_COLUMNS = ("parent_gen_id", SECOND_PARENT)
 LOCK_PATIENCE_S = 20.0
 MAX_SPEC_BYTES = 4_000_000
 
@@ -241,6 +242,7 @@ def read_file_rows(paths: Paths, cohort_id: str) -> FileRows:
                 raise CsvFault(Fault(f"missing columns: {', '.join(missing)}", where=str(path), line=1))
             found = FileRows(header=names, line_end="\r\n" if lines[0].endswith("\r\n") else "\n")
             at_stage, at_gen = names.index("stage"), names.index("gen_id")
+            at_pair = [names.index(name) for name in PAIR_COLUMNS] if set(PAIR_COLUMNS) <= set(names) else []
             lines.clear()
             for line, cells in records:
                 text = "".join(lines)
@@ -256,6 +258,8 @@ def read_file_rows(paths: Paths, cohort_id: str) -> FileRows:
                     found.twice.append((stage, gen_id))
                 else:
                     rows[gen_id] = text
+                    if at_pair and cells[at_pair[1]]:
+                        found.pairs.append((cells[at_pair[0]], cells[at_pair[1]]))
     except CsvFault as error:
         fault = error.fault
         fix = "mend the file, or move it away to build it anew"
@@ -407,7 +411,8 @@ def write_membership(
             continue
         body = text.rstrip("\r\n")
         if added:
-            body += "".join(f",{value}" for value in pick((*row, ""))[-added:])
+            values = pick((*row, ""))[-added:]
+            body += "".join(f",{'' if value is None else value}" for value in values)
         elif len(body) < len(text):
             stream.write(text)
             continue

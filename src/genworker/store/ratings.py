@@ -115,8 +115,7 @@ def write_choice(paths: Paths, choice: Choice) -> Path:
         raise RatingError("a choice is between two texts")
     if choice.choice not in ("a", "b", "tie"):
         raise RatingError("a choice is a, b or tie")
-    low, high = sorted((choice.first, choice.second))
-    path = paths.ratings_dir / choice.rater / PAIRS / f"{low}.{high}.json"
+    path = choice_path(paths, choice.rater, choice.first, choice.second)
     _write(path, asdict(choice))
     return path
 
@@ -223,6 +222,17 @@ def rating_name(rater: str, gen_id: str) -> str:
 def rating_path(paths: Paths, rater: str, gen_id: str) -> Path:
     """The file of a rating."""
     return paths.ratings_dir / rater / f"{gen_id}.json"
+
+
+def choice_name(rater: str, first: str, second: str) -> str:
+    """What stands for a choice where an evaluation's gen_id stands."""
+    return f"{HUMAN}:{rater}:{first}:{second}"
+
+
+def choice_path(paths: Paths, rater: str, first: str, second: str) -> Path:
+    """The file of a choice; the same in either order of the two."""
+    low, high = sorted((first, second))
+    return paths.ratings_dir / rater / PAIRS / f"{low}.{high}.json"
 
 
 def rating_generation(paths: Paths, name: str) -> Generation | None:

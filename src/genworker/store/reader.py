@@ -10,8 +10,9 @@ from genworker.core.facts import Facts
 from genworker.core.generation import Generation, file_digest
 from genworker.core.ids import id_fault
 from genworker.core.membership import Membership, MembershipRow
+from genworker.core.parsers import FIRST, SECOND, TIE
 from genworker.core.plan import Plan, make_plan
-from genworker.core.rating import Rated
+from genworker.core.rating import Chosen, Rated
 from genworker.core.stages import SCORED_STAGE, Stage
 from genworker.errors import CatalogError, StoreError
 from genworker.paths import PARSED_FILE, RAW_FILE, Paths
@@ -19,7 +20,15 @@ from genworker.store.catalog import TemplateFiles, load_membership_as_it_stands,
 from genworker.store.concepts import concepts_of
 from genworker.store.index import StoreIndex
 from genworker.store.ledger import read_accounts
-from genworker.store.ratings import rating_generation, rating_name, rating_path, read_ratings
+from genworker.store.ratings import (
+    choice_name,
+    choice_path,
+    rating_generation,
+    rating_name,
+    rating_path,
+    read_choices,
+    read_ratings,
+)
 from genworker.store.reading import done_metadata, facts_in, generation_directory, read_directory
 
 MAX_SCORE_BYTES = 4096
@@ -151,6 +160,14 @@ class StoreReader:
                 rating_name(rating.rater, rating.gen_id),
                 str(rating_path(self.paths, rating.rater, rating.gen_id)),
             )
+
+    def choices(self) -> Iterator[Chosen]:
+        """What people chose between two essays, as ``data/ratings`` has it."""
+        words = {"a": FIRST, "b": SECOND, "tie": TIE}
+        for chosen in read_choices(self.paths):
+            pair = (chosen.rater, chosen.first, chosen.second)
+            path = str(choice_path(self.paths, *pair))
+            yield Chosen(*pair, words[chosen.choice], choice_name(*pair), path)
 
     def call_errors(self) -> dict[str, str]:
         """Why the last call for a gen_id failed for good, as the run journals say; empty without journals."""

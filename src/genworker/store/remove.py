@@ -96,7 +96,8 @@ def find_removal(paths: Paths, choice: Choice) -> Removal:
             facts = facts_in(f"{directory}/{gen_id}", stage)
             listed = said.get(key, [])
             if stage.parent is not None:
-                names = {facts.parent_gen_id, *(row.parent_gen_id for row in listed)} - {None}
+                names = {facts.parent_gen_id, facts.second_parent_gen_id} - {None}
+                names |= {name for row in listed for name in row.above}
                 parents[key] = {(stage.parent, str(name)) for name in names}
             if _is_chosen(choice, key, facts, listed, own):
                 first.add(key)

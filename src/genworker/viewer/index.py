@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from genworker.core.generation import Generation
-from genworker.core.parsers import read_score
+from genworker.core.parsers import read_choice, read_score
 from genworker.core.stages import STAGES, Stage
 from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 from genworker.store.catalog import list_cohorts, stream_membership
 from genworker.store.reading import Metadata, json_object, read_bytes
 
-FORMAT = 1
+FORMAT = 2
 """Of the database; another one is thrown away and built anew."""
 BATCH = 500
 """Generations that are read, and then written, together."""
@@ -58,13 +58,14 @@ CREATE TABLE row (
     stage INTEGER NOT NULL,
     gen_id TEXT NOT NULL,
     parent TEXT,
+    other TEXT,
     combo INTEGER, template INTEGER, model INTEGER,
     author INTEGER, draft_template INTEGER, essay_template INTEGER,
     replicate INTEGER NOT NULL,
     state INTEGER NOT NULL,
     score REAL, cost REAL, tokens INTEGER, chars INTEGER,
     run INTEGER, finished TEXT, reason TEXT,
-    doc INTEGER
+    doc INTEGER, choice TEXT
 );
 CREATE TABLE journal (name TEXT PRIMARY KEY, offset INTEGER NOT NULL);
 CREATE TABLE todo (id INTEGER PRIMARY KEY);
@@ -74,6 +75,7 @@ _INDEXES = """
 CREATE INDEX IF NOT EXISTS row_by_id ON row (cohort, stage, gen_id);
 CREATE INDEX IF NOT EXISTS row_by_gen ON row (gen_id);
 CREATE INDEX IF NOT EXISTS row_by_parent ON row (cohort, parent);
+CREATE INDEX IF NOT EXISTS row_by_other ON row (cohort, other) WHERE other IS NOT NULL;
 CREATE INDEX IF NOT EXISTS row_by_state ON row (cohort, stage, state);
 CREATE INDEX IF NOT EXISTS row_by_score ON row (cohort, score) WHERE score IS NOT NULL;
 CREATE INDEX IF NOT EXISTS row_by_doc ON row (doc) WHERE doc IS NOT NULL;
@@ -91,6 +93,7 @@ class Facts:
         cost_usd: ``None`` when unknown.
         tokens: of prompt and answer together.
         text: what can be searched: the text of a draft or essay, the judge's words of an evaluation.
+        choice: of an evaluation that compares two essays, ``first``, ``second`` or ``tie``.
     """
 
     state: str
@@ -101,6 +104,7 @@ class Facts:
     finished_at: str | None = None
     reason: str | None = None
     text: str = ""
+    choice: str | None = None
 
 
 def read_facts(directory: str, stage: Stage, gen_id: str) -> Facts:
@@ -126,13 +130,17 @@ def read_facts(directory: str, stage: Stage, gen_id: str) -> Facts:
     said = generation.facts
     usage, cost = said.usage, said.cost_usd
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
-    state, reason, score = DONE, None, None
+    state, reason, score, choice = DONE, None, None, None
     if not generation.is_done:
         failure = generation.failure
         if failure is None and not raw and not parsed:
             return Facts(MISSING)
         state = "unparseable" if failure is None else failure.kind.value
         reason = "the answer has not been parsed" if failure is None else failure.message
+    elif said.second_parent_gen_id is not None:
+        choice = read_choice(parsed)
+        if choice is None:
+            state, reason = "unparseable", "parsed.txt is no choice: A, B or tie"
     elif stage.is_scored:
         score = read_score(parsed)
         if score is None:
@@ -146,6 +154,7 @@ def read_facts(directory: str, stage: Stage, gen_id: str) -> Facts:
         said.finished_at,
         reason,
         (raw or parsed) if stage.is_scored else (parsed or raw),
+        choice,
     )
 
 
@@ -280,20 +289,21 @@ class Index:
                 number = held[0]
                 database.execute(
                     "CREATE TEMP TABLE old AS SELECT stage, gen_id, state, score, cost, tokens, chars, run, "
-                    "finished, reason, doc FROM row WHERE cohort = ?",
+                    "finished, reason, doc, choice FROM row WHERE cohort = ?",
                     (number,),
                 )
                 database.execute("DELETE FROM row WHERE cohort = ?", (number,))
             missing = self._word(MISSING)
             database.executemany(
-                "INSERT INTO row (cohort, stage, gen_id, parent, combo, template, model, replicate, state) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO row (cohort, stage, gen_id, parent, other, combo, template, model, replicate, "
+                "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     (
                         number,
                         row.stage.order,
                         row.gen_id,
                         row.parent_gen_id,
+                        row.second_parent_gen_id,
                         self._word(row.combo_id),
                         self._word(row.template_id),
                         None if row.llm_model_id is None else self._word(row.llm_model_id),
@@ -307,7 +317,7 @@ class Index:
                 database.execute(
                     "UPDATE row SET state = old.state, score = old.score, cost = old.cost, "
                     "tokens = old.tokens, chars = old.chars, run = old.run, finished = old.finished, "
-                    "reason = old.reason, doc = old.doc "
+                    "reason = old.reason, doc = old.doc, choice = old.choice "
                     "FROM old WHERE row.cohort = ? AND row.stage = old.stage AND row.gen_id = old.gen_id",
                     (number,),
                 )
@@ -493,13 +503,14 @@ class Index:
                     facts.finished_at,
                     facts.reason,
                     doc,
+                    facts.choice,
                     row_id,
                 )
             )
         self._database.executemany("INSERT INTO text (rowid, body) VALUES (?, ?)", texts)
         self._database.executemany(
             "UPDATE row SET state = ?, score = ?, cost = ?, tokens = ?, chars = ?, run = ?, finished = ?, "
-            "reason = ?, doc = ? WHERE id = ?",
+            "reason = ?, doc = ?, choice = ? WHERE id = ?",
             rows,
         )
 
@@ -514,6 +525,12 @@ class Index:
                 "UPDATE row SET state = ? FROM row AS above WHERE row.stage = ? AND row.state = ? "
                 "AND above.cohort = row.cohort AND above.stage = row.stage - 1 AND above.gen_id = row.parent "
                 "AND above.state NOT IN (?, ?)",
+                (blocked, stage.order, missing, missing, done),
+            )
+            execute(
+                "UPDATE row SET state = ? FROM row AS above WHERE row.stage = ? AND row.state = ? "
+                "AND row.other IS NOT NULL AND above.cohort = row.cohort AND above.stage = row.stage - 1 "
+                "AND above.gen_id = row.other AND above.state NOT IN (?, ?)",
                 (blocked, stage.order, missing, missing, done),
             )
         execute("COMMIT")

@@ -231,14 +231,20 @@ class Pages:
                         break
                     lineage.insert(0, found)
                     above = found
+                parent = stage.parent
+                other = None if row.other is None or parent is None else queries.one(parent.value, row.other)
                 replicates = [one for one in queries.replicates(row) if one.gen_id != gen_id]
                 children = queries.children(gen_id, stage_name)
             ids = [f"{stage_name}/{gen_id}", *(f"{one.stage}/{one.gen_id}" for one in replicates[:3])]
             with_parent = [f"{lineage[-1].stage}/{lineage[-1].gen_id}", ids[0]] if lineage else []
             before = self.viewer.aside(stage, gen_id)
+            pair = [f"{one.stage}/{one.gen_id}" for one in (*lineage[-1:], other) if one is not None]
             return {
                 "row": row,
                 "lineage": lineage,
+                "other": other,
+                "winner": {"first": row.parent, "second": row.other}.get(row.choice or ""),
+                "compare_pair": _ids(pair) if len(pair) == 2 else "",
                 "children": children,
                 "compare_replicates": _ids(ids) if replicates else "",
                 "compare_parent": _ids(with_parent) if with_parent and not stage.is_scored else "",

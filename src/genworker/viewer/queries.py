@@ -100,12 +100,18 @@ class Filter:
 
 
 class Row(NamedTuple):
-    """One row of a view."""
+    """One row of a view.
+
+    Attributes:
+        other: the essay that stood second, of an evaluation that compares two; `parent` stood first.
+        choice: of such a one, ``first``, ``second`` or ``tie``.
+    """
 
     id: int
     stage: str
     gen_id: str
     parent: str | None
+    other: str | None
     combo: str | None
     template: str | None
     model: str | None
@@ -121,6 +127,7 @@ class Row(NamedTuple):
     run: str | None
     finished: str | None
     reason: str | None
+    choice: str | None
 
 
 _COLUMNS = ", ".join(
@@ -258,8 +265,9 @@ class Queries:
         return [
             _row(one)
             for one in self._database.execute(
-                f"SELECT {_COLUMNS} FROM row WHERE cohort = ? AND parent = ? AND stage = ? ORDER BY id",
-                (self._cohort, gen_id, child.order),
+                f"SELECT {_COLUMNS} FROM row WHERE cohort = ? AND (parent = ? OR other = ?) AND stage = ? "
+                "ORDER BY id",
+                (self._cohort, gen_id, gen_id, child.order),
             )
         ]
 
