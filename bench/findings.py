@@ -18,11 +18,12 @@ from random import Random
 
 from bench.common import publish
 from genworker.core.membership import Membership, MembershipRow
+from genworker.core.parsers import FIRST, SECOND
 from genworker.core.plan import Plan
 from genworker.core.stages import Stage
 from genworker.reports.claims import Factor, Finding
 from genworker.reports.findings import JOINT, find
-from genworker.reports.pairwise import FIRST, SECOND, Comparison, pairwise_findings
+from genworker.reports.pairwise import Comparison, pairwise_findings
 from genworker.reports.scores import ESSAY_STAGE, Axis, Essay, Evaluation, Outcome, PivotKey, Scores
 
 NULL = 0.02

@@ -50,6 +50,30 @@ MESSAGES: tuple[Message, ...] = (
     # A message belongs to the first entry that fits: those whose words are their own come first, those with
     # words that many messages have come last.
     Message(
+        "pairs",
+        CATALOGUE,
+        (
+            "compares two texts",
+            "no template of this cohort compares two",
+            "uses both '",
+            "and does not show two texts",
+            "reads one text, and the row names two",
+            "compares a text with itself",
+            "a row of stage .* has one parent",
+            "pairs is not a table",
+            "baseline names no axis",
+            "per_essay and baseline are both given",
+            "per_essay is ",
+            "every text is in the baseline",
+            "does not say which is better",
+        ),
+        "An evaluation template either reads one essay (`response`) or compares two (`response_a` and "
+        "`response_b`, with the parser `choice`). What it is, its register, `[pairs]` in `cohort.toml` and the "
+        "rows of the membership have to agree.",
+        "The line under the message says which of them to change. The guide on judges that compare two essays "
+        "has an example of each.",
+    ),
+    Message(
         "locked",
         LOCKS,
         (

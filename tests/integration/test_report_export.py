@@ -108,6 +108,7 @@ def test_a_row_per_planned_generation_with_its_lineage_and_state(store: StoreBui
         **dict.fromkeys(("endpoint", "fallback", "sampling", "request_id", "reasoning", "concepts")),
         "draft_replicate": 1,
         "essay_replicate": None,
+        **dict.fromkeys(("second_parent_gen_id", "choice")),
     }
     assert (essay.llm_model_id, essay.generation_model) == ("m1", "m1"), "inherited from its draft"
     assert (evaluation.draft_gen_id, evaluation.essay_gen_id) == (draft.gen_id, essay.gen_id)

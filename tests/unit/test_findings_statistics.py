@@ -9,6 +9,7 @@ from collections import defaultdict
 
 import pytest
 
+from genworker.core.parsers import FIRST, SECOND
 from genworker.reports.claims import Factor, Finding
 from genworker.reports.contrasts import (
     Cell,
@@ -37,7 +38,7 @@ from genworker.reports.distributions import (
     t_quantile,
     t_tail,
 )
-from genworker.reports.pairwise import FIRST, SECOND, Comparison, place_biases, rank
+from genworker.reports.pairwise import Comparison, place_biases, rank
 from genworker.reports.words import direction, pairs_text
 
 stats = pytest.importorskip("scipy.stats", reason="scipy is not installed: make setup brings it")

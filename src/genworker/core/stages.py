@@ -60,7 +60,10 @@ class Stage(StrEnum):
     @property
     def pair_variables(self) -> tuple[str, ...]:
         """The two names of its templates that compare two texts of the stage above; empty where none do."""
-        return _RULES[self].pair_variables
+        if not self.is_scored:
+            return ()
+        name = self.variables[0]
+        return f"{name}_a", f"{name}_b"
 
     @property
     def usual_answer_tokens(self) -> int:
@@ -76,13 +79,12 @@ class _Rules:
     usual_answer_tokens: int
     inherits_model: bool = False
     is_scored: bool = False
-    pair_variables: tuple[str, ...] = ()
 
 
 _RULES: dict[Stage, _Rules] = {
     Stage.DRAFT: _Rules(("concepts",), 800),
     Stage.ESSAY: _Rules(("draft_block", "links_block"), 1500, inherits_model=True),
-    Stage.EVALUATION: _Rules(("response",), 500, is_scored=True, pair_variables=("response_a", "response_b")),
+    Stage.EVALUATION: _Rules(("response",), 500, is_scored=True),
 }
 """The stages in their order: each one's texts are made from those of the stage above it."""
 
