@@ -70,8 +70,8 @@ MESSAGES: tuple[Message, ...] = (
         "An evaluation template either reads one essay (`response`) or compares two (`response_a` and "
         "`response_b`, with the parser `choice`). The template, its register, `[pairs]` in `cohort.toml` and "
         "the rows of the membership have to agree.",
-        "The line under the message says which of them to change. The guide on judges that compare two essays "
-        "has an example of each.",
+        "The line under the message says which of them to change. The guide on judges that compare two "
+        "essays has an example of each.",
     ),
     Message(
         "locked",
