@@ -189,7 +189,21 @@ def test_money_has_one_answer(tmp_path: Path) -> None:
         status = project.run("status", COHORT, "--json")
         plan = project.run("plan", COHORT, "--json", "--max-cost", "900")
         report = project.run("report", COHORT, "--json")
-        for result in (status, plan, report):
+        paid = next(path.name for path in project.paths.gens_root.glob("draft/*"))
+        others = (
+            ("verify", COHORT),
+            ("verify",),
+            ("reparse", COHORT, "--dry-run"),
+            ("cohort", "build", COHORT, "--dry-run"),
+            ("top", COHORT),
+            ("show", paid),
+            ("batches",),
+            ("aside", "list"),
+            ("aside", "empty", "--dry-run"),
+            ("remove", "--only", paid, "--even-if-listed", "--dry-run"),
+            ("gc",),
+        )
+        for result in (status, plan, report, *(project.run(*words, "--json") for words in others)):
             assert json.loads(result.stdout)["money"] == told, result.args
         assert genworker.money(project.data, COHORT) == told
         assert told["uncertain_calls"] > 0

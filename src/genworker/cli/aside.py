@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
-from genworker.cli.options import data_paths
+from genworker.cli.options import data_paths_and_settings
 from genworker.cli.tables import table
+from genworker.cli.words import money_record
 from genworker.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -49,9 +50,11 @@ def list_(
     """List what lies in .genworker/aside: earlier answers, removed and broken generations, cohorts."""
     from genworker.store.remove import list_aside
 
-    kept = _old_enough(list_aside(data_paths(config, data_root)), older_than)
+    paths, settings = data_paths_and_settings(config, data_root)
+    kept = _old_enough(list_aside(paths), older_than)
     if json_:
-        put_json({"aside": [item.to_json() for item in kept], "size_bytes": sum(k.size_bytes for k in kept)})
+        record = {"aside": [item.to_json() for item in kept], "size_bytes": sum(k.size_bytes for k in kept)}
+        put_json({**record, "money": money_record(paths, settings)})
         return 0
     for line in aside_lines(kept):
         put(line)
@@ -73,13 +76,13 @@ def empty(
     """
     from genworker.store.remove import empty_aside, list_aside
 
-    kept = _old_enough(list_aside(data_paths(config, data_root)), older_than)
+    paths, settings = data_paths_and_settings(config, data_root)
+    kept = _old_enough(list_aside(paths), older_than)
     size = sum(item.size_bytes for item in kept)
     failed = [] if dry_run else empty_aside(kept)
     if json_:
-        put_json(
-            {"dry_run": dry_run, "deleted": len(kept) - len(failed), "size_bytes": size, "failed": failed}
-        )
+        record = {"dry_run": dry_run, "deleted": len(kept) - len(failed), "size_bytes": size}
+        put_json({**record, "failed": failed, "money": money_record(paths, settings)})
     else:
         verb = "would be deleted" if dry_run else "deleted"
         put(f"{len(kept) - len(failed)} directories {verb}, {size:,} bytes.")

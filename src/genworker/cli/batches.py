@@ -9,6 +9,7 @@ import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json
 from genworker.cli.tables import table
+from genworker.cli.words import money_record
 from genworker.core.money import dollars
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ def batches(
         raise UsageError([Fault(f"there is no cohort {what!r}", fix=fix)])
     records = desk.open_records(project, what)
     if json_:
-        put_json({"batches": [record.to_json() for record in records]})
+        cohorts = None if what is None else [what]
+        money = money_record(project.paths, project.loaded.settings, cohorts)
+        put_json({"batches": [record.to_json() for record in records], "money": money})
         return 0
     for line in batch_lines(records):
         put(line)

@@ -19,6 +19,7 @@ from genworker.cli.app import (
     say,
 )
 from genworker.cli.tables import shorten, table
+from genworker.cli.words import money_record
 from genworker.core.stages import STAGES
 from genworker.errors import ExitCode
 
@@ -96,7 +97,8 @@ def build(
     plan = plan_build(project, BuildOptions(cohort, k_max, level, essays, drafts))
     found = survey(plan) if dry_run else write_build(plan, prune=prune)
     if json_:
-        put_json(build_record(plan, found, dry_run=dry_run))
+        money = money_record(project.paths, project.loaded.settings, [plan.cohort_id])
+        put_json(build_record(plan, found, dry_run=dry_run) | {"money": money})
         return 0
     for note in plan.notes:
         say(note)
@@ -126,9 +128,11 @@ def adopt(
     from genworker.project.adopt import adopt_cohort
     from genworker.project.open import open_project
 
-    result = adopt_cohort(open_project(config, data_root), cohort, dry_run=dry_run)
+    project = open_project(config, data_root)
+    result = adopt_cohort(project, cohort, dry_run=dry_run)
     if json_:
-        put_json(adopt_record(result, dry_run=dry_run))
+        money = money_record(project.paths, project.loaded.settings, [cohort])
+        put_json(adopt_record(result, dry_run=dry_run) | {"money": money})
     else:
         for line in adopt_lines(result, dry_run=dry_run):
             put(line)
@@ -162,7 +166,8 @@ def import_older_spec(
     path, found = import_cohort_spec(project, cohort, source, dry_run=dry_run)
     if json_:
         record = {"cohort": cohort, "dry_run": dry_run, "written": str(path)}
-        put_json({**record, "text": found.text, "left_out": found.left_out})
+        money = money_record(project.paths, project.loaded.settings, [cohort])
+        put_json({**record, "text": found.text, "left_out": found.left_out, "money": money})
     else:
         if dry_run:
             put(found.text.rstrip("\n"))

@@ -179,19 +179,22 @@ VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="Also retri
 
 
 def data_paths(config: Path | None, data_root: Path | None) -> Paths:
-    """The data root's layout; the settings are read only when no data root is named."""
+    """The data root's layout, as named or as configured."""
     return data_paths_and_settings(config, data_root)[0]
 
 
 def data_paths_and_settings(config: Path | None, data_root: Path | None) -> tuple[Paths, Settings | None]:
-    """As `data_paths`, with the settings where they were read."""
+    """As `data_paths`, with the settings: where a data root is named, nobody needs any that can be read."""
+    from genworker.errors import ConfigError
     from genworker.paths import Paths
-
-    if data_root is not None and config is None:
-        return Paths.from_str(data_root), None
     from genworker.project.settings import load_settings
 
-    loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
+    try:
+        loaded = load_settings(config, {} if data_root is None else {"data_root": data_root})
+    except ConfigError:
+        if data_root is None or config is not None:
+            raise
+        return Paths.from_str(data_root), None
     return Paths.from_str(loaded.settings.data_root), loaded.settings
 
 

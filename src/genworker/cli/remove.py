@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.words import money_record
 from genworker.errors import ExitCode, Fault, UsageError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def remove(
                 "generations": [{"stage": stage.value, "gen_id": name} for stage, name in found.chosen],
                 "cohort": cohort if choice.is_whole_cohort else None,
                 "stayed": [{"stage": s, "gen_id": g, "reason": r} for (s, g), r in stayed.items()],
+                "money": money_record(project.paths, project.loaded.settings),
             }
         )
         return int(ExitCode.FAILURES if stayed else ExitCode.OK)

@@ -17,6 +17,7 @@ from genworker.cli.app import (
     put_json,
 )
 from genworker.cli.tables import table
+from genworker.cli.words import money_record
 from genworker.core.stages import Stage
 from genworker.core.visible import visible
 
@@ -42,18 +43,24 @@ def reparse(
 ) -> int:
     """Apply the present parsers to the answers of COHORT that are paid for. Makes no call.
 
-    What an answer said before is kept aside. Drafts and essays that other texts were made from stay as
-    they are unless `--stage` names them.
+    Says first what changes, then changes it. What an answer said before is kept aside. Drafts and essays
+    that other texts were made from stay as they are unless `--stage` names them.
     """
     from genworker.project.open import open_project
     from genworker.run.reparse import reparse_cohort
 
     project = open_project(config, data_root)
-    result = reparse_cohort(project, cohort, stages=stage or None, dry_run=dry_run)
+    result = reparse_cohort(project, cohort, stages=stage or None, dry_run=True)
+    if not json_:
+        for line in reparse_lines(result):
+            put(line)
+    if result.changes and not dry_run:
+        result = reparse_cohort(project, cohort, stages=stage or None)
     if json_:
-        put_json(reparse_record(cohort, result, dry_run))
+        money = money_record(project.paths, project.loaded.settings, [cohort])
+        put_json(reparse_record(cohort, result, dry_run) | {"money": money})
         return 0
-    for line in reparse_lines(result, dry_run):
+    for line in () if dry_run else done_lines(result):
         put(line)
     return 0
 
@@ -82,8 +89,8 @@ def reparse_record(cohort: str, result: ReparseResult, dry_run: bool) -> dict[st
     }
 
 
-def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
-    """What changed, for people: some in full, all as counts."""
+def reparse_lines(result: ReparseResult) -> list[str]:
+    """What would change, for people: some in full, all as counts."""
     from collections import Counter
 
     from genworker.run.reparse import Change
@@ -94,10 +101,7 @@ def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
     if len(result.changes) > SHOWN_CHANGES:
         lines.append(f"… and {len(result.changes) - SHOWN_CHANGES} more; --json has them all")
     lines += ["", *table(["stage", "other text", "gained", "lost"], rows, right=(1, 2, 3)), ""]
-    verb = "would change" if dry_run else "changed"
-    lines.append(f"{len(result.changes)} of {result.parsed} answers {verb}; no call was needed.")
-    if not dry_run and result.changes:
-        lines.append("What they said before is kept aside.")
+    lines.append(f"{len(result.changes)} of {result.parsed} answers would change; no call was needed.")
     if result.kept:
         lines.append(
             f"{result.kept} drafts or essays parse differently now, but texts were made from them: "
@@ -109,6 +113,14 @@ def reparse_lines(result: ReparseResult, dry_run: bool) -> list[str]:
         lines.append(
             f"{result.unknown} answers stay as they are: the catalogue does not know their template."
         )
+    return lines
+
+
+def done_lines(result: ReparseResult) -> list[str]:
+    """What was changed, for people."""
+    lines = [f"{len(result.changes)} of {result.parsed} answers changed; no call was needed."]
+    if result.changes:
+        lines[0] += " What they said before is kept aside."
     if result.busy:
         lines.append(f"{result.busy} answers stay as they are: another worker is about to replace them.")
     return lines

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json
-from genworker.cli.options import data_paths
+from genworker.cli.options import data_paths_and_settings
+from genworker.cli.words import money_record
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import Fault, UsageError
 
@@ -37,11 +38,11 @@ def show(
     json_: JsonOption = False,
 ) -> int:
     """Show one generation: what it was made from, its texts, what was made from it, what it took."""
-    paths = data_paths(config, data_root)
+    paths, settings = data_paths_and_settings(config, data_root)
     generation, cohorts = find(paths, gen_id, stage)
     record = show_record(paths, generation, cohorts)
     if json_:
-        put_json(record)
+        put_json(record | {"money": money_record(paths, settings, cohorts)})
         return 0
     for line in show_lines(record, whole=whole):
         put(line)

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json
-from genworker.cli.options import data_paths
+from genworker.cli.options import data_paths_and_settings
+from genworker.cli.words import money_record
 
 
 @app.command("gc")
@@ -35,7 +36,7 @@ def tidy(
     from genworker.store.format import refuse_newer
     from genworker.store.gc import pack_journals
 
-    paths = data_paths(config, data_root)
+    paths, settings = data_paths_and_settings(config, data_root)
     refuse_newer(paths)
     done = pack_journals(paths, time.time(), keep_days=keep_days)
     if json_:
@@ -47,6 +48,7 @@ def tidy(
                 "dropped": done.dropped,
                 "dropped_bytes": done.dropped_bytes,
                 "busy": done.busy,
+                "money": money_record(paths, settings),
             }
         )
         return 0

@@ -17,7 +17,8 @@ from genworker.cli.app import (
     put,
     put_json,
 )
-from genworker.cli.options import data_paths
+from genworker.cli.options import data_paths_and_settings
+from genworker.cli.words import money_record
 from genworker.core.visible import visible
 from genworker.errors import ExitCode, Fault, UsageError
 
@@ -58,13 +59,15 @@ def top(
     from genworker.reports.top import top_essays
     from genworker.store.reader import StoreReader
 
-    scores = read_scores(StoreReader(data_paths(config, data_root)), cohort)
+    paths, settings = data_paths_and_settings(config, data_root)
+    scores = read_scores(StoreReader(paths), cohort)
     try:
         found = top_essays(scores, count, by=by, min_scores=min_scores)
     except LookupError as error:
         raise UsageError([Fault(str(error.args[0]), fix="name one of these with --by")]) from None
     if json_:
-        put_json({"cohort": cohort, "essays": [essay.to_json() for essay in found]})
+        money = money_record(paths, settings, [cohort])
+        put_json({"cohort": cohort, "essays": [essay.to_json() for essay in found], "money": money})
         return 0
     lines = [
         f"# The best {len(found)} essays of {cohort}" + (f" by {by}" if by else ""),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
+from genworker.cli.words import money_record
 from genworker.errors import ExitCode, Fault, UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def verify(
         check = make_check(project, cohort)
         findings = check.run()
     if json_:
-        put_json(verify_record(check, findings, steps, dry_run=dry_run))
+        money = money_record(project.paths, project.loaded.settings, check.memberships)
+        put_json(verify_record(check, findings, steps, dry_run=dry_run) | {"money": money})
     else:
         for step in steps if dry_run else ():
             put(f"{step['place']}: would {step['what']}")

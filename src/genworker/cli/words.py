@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genworker.core.money import dollars
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from decimal import Decimal
 
+    from genworker.core.membership import Membership
     from genworker.core.plan import Plan
+    from genworker.paths import Paths
+    from genworker.project.settings import Settings
 
 
 def cost_text(amount: Decimal, unpriced: Sequence[str]) -> str:
@@ -19,6 +22,38 @@ def cost_text(amount: Decimal, unpriced: Sequence[str]) -> str:
         return dollars(amount)
     names = f"unpriced: {', '.join(unpriced[:3])}{', …' if len(unpriced) > 3 else ''}"
     return f"{dollars(amount)} + {names}" if amount else names
+
+
+def money_record(
+    paths: Paths, settings: Settings | None, cohorts: Iterable[str | Membership] | None = None
+) -> dict[str, Any]:
+    """The object ``money`` of a command's ``--json``: what these cohorts together have cost over all runs.
+
+    Args:
+        settings: for prices of calls that had none when they were made.
+        cohorts: all of the data root without it. Of one whose membership cannot be read, or is not there
+            yet, the runs' accounts alone are counted.
+    """
+    from array import array
+
+    from genworker.core.membership import Membership
+    from genworker.core.money import Money
+    from genworker.errors import FaultyInputError
+    from genworker.run.ledger import read_money
+    from genworker.store.catalog import list_cohorts, load_membership_as_it_stands
+    from genworker.store.index import StoreIndex
+
+    total, index = Money(), StoreIndex(paths)
+    for cohort in list_cohorts(paths) if cohorts is None else cohorts:
+        if isinstance(cohort, Membership):
+            membership = cohort
+        else:
+            try:
+                membership = load_membership_as_it_stands(paths, cohort)
+            except FaultyInputError:
+                membership = Membership(cohort, [], array("i"))
+        total.merge(read_money(paths, membership, settings, index=index))
+    return total.to_json()
 
 
 def blocked_lines(planned: Plan, limit: int = 10) -> list[str]:
