@@ -21,7 +21,7 @@ from genworker.project.settings import Settings, load_settings
 from genworker.store import catalog
 
 from . import reference
-from .blocks import DOCS, RUN, Page, Player, pages, read_page
+from .blocks import DOCS, RUN, Block, Page, Player, pages, read_page
 from .example import COHORT, lay_out
 
 # Pages whose examples are played; the long ones ask a fake in place of the embedded model.
@@ -52,6 +52,18 @@ def test_the_examples_of_a_page_run(name: str, tmp_path: Path) -> None:
     while following is not None:
         player.play(PAGES[following])
         following = CONTINUES.get(following)
+
+
+@pytest.mark.slow
+def test_the_tutorial_holds_for_the_model_that_it_names(tmp_path: Path) -> None:
+    """The fake ends its answers by itself; a small model does so only where the page sees to it."""
+    page = PAGES["start/tutorial.md"]
+    player = Player(tmp_path)
+    player.play(Page(page.path, [block for block in page.blocks if block.title is not None], []))
+    commands = "genworker cohort build first\ngenworker run first --limit 6\n"
+    player.play(Page(page.path, [Block("sh", commands, 1, None, False, [])], []))
+    assert "6 calls, 6 answers" in player.printed
+    assert "failed" not in player.printed
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))

@@ -13,6 +13,7 @@ from genworker.reports.words import (
     NOUNS,
     answer,
     author_note,
+    direction,
     figure,
     interval_text,
     pairs_text,
@@ -27,7 +28,7 @@ MOST_LEVELS = 60
 
 @dataclass(frozen=True, slots=True)
 class ContrastView:
-    """A contrast as a cell: ``0.71``, ``0.40 to 1.02``, ``in 216 of 360 pairs``.
+    """A contrast as a cell: ``0.71``, ``0.40 to 1.02``, ``better in 216 of 360 pairs``.
 
     Attributes:
         against: what it is compared with, as a reader knows it.
@@ -185,6 +186,6 @@ def contrast_view(findings: Findings, found: Finding) -> ContrastView:
         findings.name(found.factor, found.against),
         figure(found.difference),
         interval_text(found.low, found.high),
-        pairs_text(found),
+        f"{direction(found)} {pairs}" if (pairs := pairs_text(found)) else "",
         found.claimed,
     )
