@@ -22,6 +22,7 @@ from genworker.reports.pairwise import Comparison
 from genworker.reports.provenance import History, StaleGroup, read_provenance, template_texts
 from genworker.reports.reading import Reading
 from genworker.reports.scores import ScoreRow, Scores, collect_scores
+from genworker.run.batch_money import open_intents
 from genworker.run.history import run_records
 from genworker.run.ledger import LedgerReader, read_money, todays_prices
 from genworker.store.reader import StoreReader
@@ -127,7 +128,8 @@ def read_report(
         run_records(reader.paths, found.cohort_ids), stale, template_texts(found, provenance, reader)
     )
     findings = find(found, finished=provenance.finished, comparisons=comparisons)
-    return Reading(found, provenance, findings, money, history, read_choices(found))
+    out = sum(intent.count for each in found.cohort_ids for intent in open_intents(reader.paths, each))
+    return Reading(found, provenance, findings, money, history, read_choices(found), out)
 
 
 def findings(data_root: str | Path, cohort: str | Sequence[str]) -> list[dict[str, Any]]:

@@ -8,14 +8,15 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from genworker.run.batch_money import batch_money
-from support.batch_kills import Killer
+from support.batch_kills import FAULTS, Killer
 from support.batch_server import BatchServer
+from support.llm_server_answers import Prompt
 from support.project import COHORT, Project, make_project, membership_rows, write_csv
 
 FATES = ("ok", "lost", "never", "late:0.1", "500-made", "409")
@@ -198,3 +199,81 @@ def test_each_fate_of_a_create(
     server.creates.append(fate)
     finish(killer, template, server)
     check(template, server, rows=2)
+
+
+Story = Callable[[Callable[..., int], BatchServer], bool]
+"""Plays runs by the function that it is given, and says whether each row was asked for once."""
+
+
+def once(server: BatchServer) -> bool:
+    return sorted(server.billed().values()) == [1, 1]
+
+
+def lost_create(run: Callable[..., int], server: BatchServer) -> bool:
+    server.creates.append("lost")
+    return run() == 0 and once(server)
+
+
+def late_create(run: Callable[..., int], server: BatchServer) -> bool:
+    server.creates.append("late:0.2")
+    code = run()
+    time.sleep(0.3)
+    return code == 0 and once(server)
+
+
+def failed_create(run: Callable[..., int], server: BatchServer) -> bool:
+    server.creates.append("500-made")
+    return run() == 0 and once(server)
+
+
+def line_separators(run: Callable[..., int], server: BatchServer) -> bool:
+    server.separator = " \u2028 and \x85 so on"
+    return run() == 0 and once(server)
+
+
+def refused_row(run: Callable[..., int], server: BatchServer) -> bool:
+    asked: Counter[str] = Counter()
+
+    def fate(prompt: Prompt, number: int) -> str:
+        asked[prompt.key] += 1
+        return "400" if prompt.key == min(asked) else "ok"
+
+    server.rows = fate
+    run()
+    return sorted(asked.values()) == [1, 1]
+
+
+def left_out(run: Callable[..., int], server: BatchServer) -> bool:
+    server.work_s = 1000.0
+    codes = [run("--detach"), run("--detach")]
+    server.advance(2000.0)
+    return codes == [5, 5] and len(server.batches) == 1 and run() == 0 and once(server)
+
+
+STORIES: dict[str, Story] = {
+    "no line before the call": lost_create,
+    "an empty listing is believed": late_create,
+    "splitlines": line_separators,
+    "the error file is not read": refused_row,
+    "the SDK tries again": failed_create,
+    "claims only": left_out,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", STORIES)
+def test_what_a_careless_writer_does_is_caught(
+    fault: str, killer: Killer, server: BatchServer, template: Project, tmp_path: Path
+) -> None:
+    assert set(STORIES) == set(FAULTS)
+    configure(template, server, "openai")
+    for planted in ([], [f"fault={fault.replace(' ', '_')}"]):
+        project = copy_of(template, tmp_path / f"planted-{len(planted)}")
+
+        def run(*options: str, planted: list[str] = planted, project: Project = project) -> int:
+            return killer.run(0, project.root, *planted, "run", COHORT, "--plain", *options)[0]
+
+        assert STORIES[fault](run, server) is not bool(planted), (project.root / "run.log").read_text()
+        forget(server)
+        server.work_s, server.separator, server.offset_s = 0.02, "", 0.0
+        server.rows = lambda prompt, asked: "ok"

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -509,3 +510,107 @@ def test_an_upload_that_is_refused_gives_the_rows_back(server: BatchServer, tmp_
     assert record(project, "batches") == {"batches": []}
     assert project.run("run", COHORT, "--plain").returncode == 0
     assert sum(server.billed().values()) == 2
+
+
+def test_a_store_s_check_tells_each_kind_of_open_batch(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="batch = true")
+    server.work_s = 1e9
+    assert project.run("run", COHORT, "--detach", "--plain").returncode == 5
+    (log,) = project.paths.batches_dir.glob("*/log.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["line"] for line in lines] == ["uploaded", "creating", "created"]
+    config, intent = project.config.read_text(), log.with_name("intent.json")
+
+    def kinds(said: list[dict[str, Any]]) -> list[str]:
+        log.write_text("".join(json.dumps(line) + "\n" for line in said))
+        found = record(project, "verify")
+        return [each["kind"] for each in found["findings"] if each["kind"].startswith("batch-")]
+
+    assert kinds(lines) == ["batch-open"]
+    assert kinds(lines[:2]) == ["batch-uncertain"]
+    assert kinds([*lines[:2], lines[2] | {"at_s": time.time() - 26 * 86_400}]) == ["batch-old"]
+    assert kinds([*lines, {"line": "unheard-of", "at_s": 0}]) == ["batch-unreadable"]
+    project.configure(config.replace("endpoints.test", "endpoints.other").replace('"test"', '"other"'))
+    assert kinds(lines) == ["batch-foreign"]
+    project.configure(config)
+    whole = intent.read_bytes()
+    intent.write_bytes(whole[:40])
+    assert kinds(lines) == ["batch-unreadable"]
+    intent.write_bytes(whole)
+    page = project.run("report", COHORT)
+    assert page.returncode in (0, 1), page.stderr
+    text = (project.paths.cohort_dir(COHORT) / "reports" / "report.html").read_text()
+    assert "2 rows are in provider batches that are out" in text
+    status = project.run("status", COHORT).stdout
+    assert "2 rows in 1 batch that is out: genworker batches" in status
+
+
+def test_small_values_are_allowed_and_warned_of(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="batch = true", batches="max_rows = 1\nmax_wait_s = 80000")
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    for name in ("max_rows = 1", "linger_s = 0.2", "poll_s = 0.05", "settle_s = 0.3", "max_wait_s = 80000"):
+        assert f"batches.{name} is below" in result.stderr
+    assert server.calls["create"] == 2
+
+
+def test_what_batches_do_not_answer_goes_live_where_that_is_wanted(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(3))
+    configure(project, server, extra='seed = true\nbatch = true\nbatch_then = "live"')
+    stubborn: list[str] = []
+
+    def fate(prompt: Any, asked: int) -> str:
+        stubborn.append(prompt.key)
+        return "500" if prompt.key == stubborn[0] else "ok"
+
+    server.rows = fate
+    result = project.run("run", COHORT, "--plain")
+    assert result.returncode == 0, result.stderr
+    assert (server.calls["create"], server.stats()["paid"]) == (2, 1)
+    costs = []
+    for path in project.paths.gens_root.glob("draft/*/metadata.json"):
+        facts = json.loads(path.read_text())
+        listed = facts["usage"]["input_tokens"] * 2 + facts["usage"]["output_tokens"] * 10
+        costs.append(round(float(facts["cost_usd"]) * 1e6 / listed, 6))
+    assert sorted(costs) == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(("tail", "batches", "live"), [(3, 1, 3), (2, 2, 0)])
+def test_a_tail_is_asked_live_instead_of_in_one_more_batch(
+    tail: int, batches: int, live: int, server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(9))
+    configure(project, server, extra=f"seed = true\nbatch = true\nbatch_tail = {tail}")
+    rows: Counter[str] = Counter()
+
+    def fate(prompt: Any, asked: int) -> str:  # three rows come back, and are the lane's last
+        rows[prompt.key] += 1
+        return "500" if len(rows) > 6 and rows[prompt.key] == 1 else "ok"
+
+    server.rows = fate
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    assert (server.calls["create"], server.stats()["paid"]) == (batches, live)
+    assert sum(server.billed().values()) == 9 - live
+
+
+def test_open_batches_of_an_api_without_marks_have_different_sizes(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(6))
+    configure(project, server, "anthropic", extra="batch = true", batches="max_rows = 3")
+    server.work_s = 0.4
+    server.creates += ["lost", "ok", "lost"]
+    assert project.run("run", COHORT, "--plain").returncode == 0
+    made = [(batch.created, batch.created + 0.4, len(batch.lines)) for batch in server.batches.values()]
+    at_once = [
+        (one[2], other[2])
+        for number, one in enumerate(made)
+        for other in made[number + 1 :]
+        if other[0] < one[1]
+    ]
+    assert all(one != other for one, other in at_once), made
+    assert sum(server.billed().values()) == 6

@@ -4,6 +4,8 @@ As a program it reads lines ``<step> <directory> <argument>…`` and answers eac
 run that was killed at its step has the exit code -9. Step 0 lets it live; at a negative one it is stopped for
 `STOPPED_S` seconds, and goes on. Steps are all system calls by which a process changes a disk or takes a lock, before
 each; and the calls to the provider, each before and after, also within a download.
+
+An argument ``fault=NAME`` plants one of `FAULTS` in that run: what a careless writer would have written.
 """
 
 from __future__ import annotations
@@ -116,6 +118,77 @@ def _before(
     setattr(module, name, call)
 
 
+def _no_line_before_the_call() -> None:
+    from genworker.core.batches import Line
+    from genworker.store.batches import OpenBatch
+
+    note = OpenBatch.note
+
+    def silent(batch: OpenBatch, line: Line, *arguments: Any, **facts: Any) -> Any:
+        return batch.story if line is Line.CREATING else note(batch, line, *arguments, **facts)
+
+    OpenBatch.note = silent  # type: ignore
+
+
+def _an_empty_listing_is_believed() -> None:
+    from genworker.core.batches import Absent, Found, seek
+    from genworker.run import tender
+
+    def hasty(*arguments: Any, **named: Any) -> Any:
+        verdict = seek(*arguments, **named)
+        return verdict if isinstance(verdict, Found) else Absent()
+
+    tender.seek = hasty  # type: ignore
+
+
+def _splitlines() -> None:
+    from genworker.store.batches import OpenBatch
+
+    def lines(batch: OpenBatch, name: str) -> Any:
+        for line in (batch.place / name).read_text("utf-8").splitlines():
+            yield line.encode()
+
+    OpenBatch.result_lines = lines  # type: ignore
+
+
+def _the_error_file_is_not_read() -> None:
+    from dataclasses import replace
+
+    from genworker.providers.openai_batches import OpenAIBatches
+
+    look = OpenAIBatches.look
+
+    async def half(batches: OpenAIBatches, batch_id: str) -> Any:
+        found = await look(batches, batch_id)
+        results = {name: source for name, source in found.results.items() if name != "errors"}
+        return replace(found, results=results)
+
+    OpenAIBatches.look = half  # type: ignore
+
+
+def _the_sdk_tries_again() -> None:
+    from genworker.providers import batch_calls
+
+    batch_calls.ONCE = {"max_retries": 2}  # type: ignore
+
+
+def _claims_only() -> None:
+    from genworker.run.tender import Tender
+
+    Tender.match = lambda tender, rows: []  # type: ignore
+    Tender.holds = lambda tender, job, stage, gen_id: None  # type: ignore
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "no line before the call": _no_line_before_the_call,
+    "an empty listing is believed": _an_empty_listing_is_believed,
+    "splitlines": _splitlines,
+    "the error file is not read": _the_error_file_is_not_read,
+    "the SDK tries again": _the_sdk_tries_again,
+    "claims only": _claims_only,
+}
+
+
 def _child(step: int, directory: str, arguments: list[str], report: int) -> None:
     from genworker.cli import main
 
@@ -124,6 +197,8 @@ def _child(step: int, directory: str, arguments: list[str], report: int) -> None
     for number in (1, 2):
         os.dup2(log, number)
     _arm(_Steps(step, report))
+    if arguments[0].startswith("fault="):
+        FAULTS[arguments.pop(0).removeprefix("fault=").replace("_", " ")]()
     sys.argv = ["genworker", *arguments]
     code = 70
     try:

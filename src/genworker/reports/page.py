@@ -411,6 +411,7 @@ class _Report:
             failures=failures[:FAILURE_GROUPS],
             failures_left_off=max(len(failures) - FAILURE_GROUPS, 0),
             failure_count=sum(len(group.rows) for group in failures),
+            rows_out=reading.rows_out,
             pending=[(group.stage, len(group.rows)) for group in groups if group.is_pending],
             replicates=replicates,
             essay_href=lambda gen_id: None if gen_id is None else self._href(gen_id, "pages/"),

@@ -18,6 +18,7 @@ class Reading:
     Attributes:
         money: over all cohorts and all their runs.
         choices: what comparisons of two texts say; ``None`` where there are none.
+        rows_out: rows of these cohorts in provider batches that are out.
     """
 
     scores: Scores
@@ -26,3 +27,4 @@ class Reading:
     money: Money
     history: History = field(default_factory=History)
     choices: Choices | None = None
+    rows_out: int = 0

@@ -88,6 +88,7 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         "rate_per_min": round(rate, 1),
         "eta_s": progress.eta_s(rate),
         "in_flight": run.activity.in_flight,
+        "batches": _batches(run),
         "stopping": run.activity.draining,
         "waiting": [{"lane": name, "seconds": round(s, 1)} for name, s in run.activity.paused_lanes(now)],
         "limits": [
@@ -107,6 +108,12 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         },
         "errors": errors,
     }
+
+
+def _batches(run: RunInProgress) -> dict[str, int]:
+    """The batches that the run tends, and their rows."""
+    held = [] if run.tender is None else run.tender.batches
+    return {"open": len(held), "rows": sum(each.intent.count for each in held)}
 
 
 def running(paths: Paths, cohort_id: str) -> list[dict[str, Any]]:

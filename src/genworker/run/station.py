@@ -22,7 +22,7 @@ from genworker.errors import ConfigError
 from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
-from genworker.project.settings import LoadedSettings
+from genworker.project.settings import BatchSettings, LoadedSettings
 from genworker.run.planning import Order, salvage
 from genworker.run.preflight import busy, look_or_refuse, servers
 from genworker.run.requests import open_work
@@ -36,8 +36,14 @@ from genworker.store.filesystem import FilesystemStore
 from genworker.store.journal import Listener, RunJournal
 from genworker.store.raw_copies import RawCopies
 
-SAFE_SETTLE_S = 120.0
-"""For so long a provider may act on a call whose connection has ended, as far as is known."""
+SMALL_VALUES = {
+    "max_rows": "many small batches take no less time each, and count against limits on batches",
+    "linger_s": "rows that come one by one make small batches",
+    "poll_s": "providers limit how often they are asked",
+    "settle_s": "a batch whose making broke off may be made and paid for twice",
+    "max_wait_s": "a batch that its provider would still have answered is cancelled",
+}
+"""What comes of a value of ``[batches]`` that is smaller than the one that is taken without it."""
 
 
 class Activity(Protocol):
@@ -177,13 +183,8 @@ class Station:
         if warning is not None:
             self.journal.record(Warned(warning))
         batches = self.project.loaded.settings.batches
-        if batches.settle_s < SAFE_SETTLE_S:
-            self.journal.record(
-                Warned(
-                    f"batches.settle_s = {batches.settle_s:g} is below {SAFE_SETTLE_S:g}: "
-                    "a batch whose making broke off may be made and paid for twice"
-                )
-            )
+        for what in small_values(batches):
+            self.journal.record(Warned(what))
         self.tender = Tender(
             Shelf(paths, self.run_id, group_permissions=group),
             endpoint_of=self._batch_endpoint_of,
@@ -308,6 +309,17 @@ class Station:
             if self.store.a_run_has_died():
                 return None  # another worker sweeps it
         return self._salvaged
+
+
+def small_values(batches: BatchSettings) -> list[str]:
+    """What is to be said of values that are smaller than is wise."""
+    usual = BatchSettings()
+    found = [(name, getattr(batches, name), getattr(usual, name)) for name in SMALL_VALUES]
+    return [
+        f"batches.{name} = {value:g} is below {least:g}: {SMALL_VALUES[name]}"
+        for name, value, least in found
+        if value < least
+    ]
 
 
 def make_batch_endpoint(loaded: LoadedSettings, name: str) -> BatchEndpoint:
