@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,7 @@ def verify(
 
     Exit codes: 0 no damage, 1 damage.
     """
+    from genworker.errors import StoreError
     from genworker.project.open import open_project
 
     project = open_project(config, data_root)
@@ -62,7 +64,9 @@ def verify(
         check = make_check(project, cohort)
         findings = check.run()
     if json_:
-        money = money_record(project.paths, project.loaded.settings, check.memberships)
+        money: dict[str, Any] | None = None
+        with contextlib.suppress(StoreError):  # a batch that cannot be read: it is among the findings
+            money = money_record(project.paths, project.loaded.settings, check.memberships)
         put_json(verify_record(check, findings, steps, dry_run=dry_run) | {"money": money})
     else:
         for step in steps if dry_run else ():
