@@ -11,7 +11,7 @@ import pytest
 
 from genworker.core.budget import Budget, Caps, Charge
 from genworker.core.completion import Completion, FinishReason, Usage
-from genworker.core.lane import LaneSpec
+from genworker.core.lane import LaneSpec, Wait
 from genworker.core.scheduler import (
     LEAD_S,
     NO_LANE,
@@ -131,6 +131,7 @@ def test_a_hint_delays_its_call_and_three_in_a_row_close_its_lane_and_no_other()
     decision = subject.refused(first, RateLimitedError("429", retry_after_s=90.0, status=429), 0.0)
     assert decision == Retry(90.0)
     assert subject.paused_lanes(0.0) == []
+    assert subject.waits(0.0) == []
     assert set(start_all(subject, 0.0, 10.0)) == {1, 2, 3, 4, 5}
     for job in (2, 4):
         subject.refused(job, RateLimitedError("429", retry_after_s=90.0, status=429), 10.0)
@@ -141,6 +142,22 @@ def test_a_hint_delays_its_call_and_three_in_a_row_close_its_lane_and_no_other()
     assert subject.clear(0, CALL, 90.0)
     subject.refused(0, RateLimitedError("429", retry_after_s=5.0, status=429), 90.5)
     assert subject.paused_lanes(90.5) == [("one", 9.5)]
+    assert subject.waits(90.5) == [Wait("one", "429", 90.5, 9.5)]
+
+
+def test_a_lane_whose_few_rows_are_all_put_off_waits_and_says_why() -> None:
+    subject = scheduler([0, 0])
+    jobs = start_all(subject, 0.0, 1.0)
+    subject.refused(jobs[0], ProviderUnavailableError("HTTP 503: full", retry_after_s=30.0), 1.0)
+    assert subject.waits(1.0) == []  # the other one is still asked
+    subject.refused(jobs[1], ProviderUnavailableError("HTTP 503: still full", retry_after_s=60.0), 2.0)
+    (wait,) = subject.waits(4.0)
+    assert (wait.why, wait.for_s, wait.left_s) == ("HTTP 503: still full", 3.0, 27.0)
+    again = subject.next_start(31.0)
+    assert again is not None
+    assert subject.clear(again.job, CALL, 31.0)
+    subject.answered(again.job, Completion("text", FinishReason.STOP, Usage(1, 1), 0.1), 32.0)
+    assert subject.waits(32.0) == []
 
 
 def test_a_hint_beyond_the_patience_stops_the_lane() -> None:

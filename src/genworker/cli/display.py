@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from genworker.cli.app import use_colour
 from genworker.core.controller import Belief
 from genworker.core.events import Event
+from genworker.core.lane import Wait
 from genworker.core.money import money_text
 from genworker.core.progress import StageProgress
 from genworker.core.stages import STAGES
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 REDRAW_S = 0.25
 LINE_EVERY_S = 30.0
+FIRST_LINE_S = 1.0
+LOOK_EVERY_S = 1.0
+WORTH_TELLING_S = 5.0
+"""A lane that has waited for so long is told in a line of its own."""
+WAITS_SHOWN = 3
 BAR = 28
 LIMITS_SHOWN = 4
 """Lanes whose limits are shown: the display must fit a small terminal."""
@@ -65,7 +71,7 @@ def _visible_values(_logger: Any, _method: str, event: Any) -> Any:
 
 
 class Display:
-    """Lines on stderr: one per failure, and one on the whole every half minute."""
+    """Lines on stderr: one per failure, one per lane that waits, and one on the whole every half minute."""
 
     def __init__(self, cohort_id: str, *, quiet: bool = False, verbose: bool = False) -> None:
         self._cohort_id = cohort_id
@@ -109,11 +115,28 @@ class Display:
         if not self._quiet:
             self._task = asyncio.get_running_loop().create_task(self._tick())
 
+    def begin(self) -> None:
+        """Say at once that something goes on: the plan of a large cohort takes a while."""
+        if not self._quiet:
+            self._log.info("begin", run=self._cohort_id)
+
     async def _tick(self) -> None:
-        assert self._run is not None
+        run = self._run
+        assert run is not None
+        told: set[str] = set()
+        next_s = run.clock() + FIRST_LINE_S
         while True:
-            await asyncio.sleep(LINE_EVERY_S)
-            self._log.info("progress", run=self._cohort_id, **summary_facts(self._run))
+            await asyncio.sleep(min(LOOK_EVERY_S, FIRST_LINE_S))
+            now = run.clock()
+            waits = {wait.lane: wait for wait in run.activity.waits(now)}
+            told &= waits.keys()
+            for name, wait in waits.items():
+                if wait.for_s >= WORTH_TELLING_S and name not in told:
+                    told.add(name)
+                    self._log.info("waiting", what=wait_words(wait))
+            if now >= next_s:
+                next_s = now + LINE_EVERY_S
+                self._log.info("progress", run=self._cohort_id, **summary_facts(run))
 
     def close(self) -> None:
         """The run has ended; its event loop may be gone."""
@@ -137,6 +160,9 @@ class LiveDisplay(Display):
         from rich.text import Text
 
         self._console.print(Text(line))
+
+    def begin(self) -> None:
+        """The display shows itself."""
 
     def watch(self, run: RunInProgress) -> None:
         """The run has begun; called from its event loop."""
@@ -228,14 +254,17 @@ def bar_parts(progress: StageProgress) -> list[tuple[str, str]]:
     return parts
 
 
-def belief_words(belief: Belief, now_s: float) -> str:
+def wait_words(wait: Wait) -> str:
+    """Which lane waits, for how long, and why."""
+    so_far = f" for {duration(wait.for_s)}" if wait.for_s >= 1 else ""
+    asks = "it is asked now" if wait.left_s is None else f"asked again in {duration(wait.left_s)}"
+    why = f": {visible(wait.why, limit=160, one_line=True)}" if wait.why else ""
+    return f"{visible(wait.lane)} waits{so_far}, {asks}{why}"
+
+
+def belief_words(belief: Belief) -> str:
     """What a lane believes of its endpoint, in words; empty where it knows of no limit."""
     words = []
-    if belief.closed_s is not None:
-        asks = (
-            "" if belief.asks_at_s is None else f", asks again in {max(0.0, belief.asks_at_s - now_s):.0f} s"
-        )
-        words.append(f"lets nothing in for {duration(now_s - belief.closed_s)}{asks}")
     if belief.at_once is not None:
         words.append(f"{belief.at_once} at once")
     if belief.per_min is not None:
@@ -254,16 +283,14 @@ def status_lines(run: RunInProgress) -> list[str]:
     parts = [f"{rate:.0f} answers/min", f"{run.activity.in_flight} in flight"]
     if run.crew is not None:
         parts.insert(1, run.crew())
-        parts += [
-            f"{visible(name)} is asked again in {s:.0f} s" for name, s in run.activity.paused_lanes(now)[:2]
-        ]
     eta = run.progress.eta_s(rate)
     if eta is not None:
         parts.append(f"eta {duration(eta)}")
     lines = ["rate  " + " · ".join(parts)]
     if run.tender is not None:
         lines.extend(batch_lines(run.tender.batches))
-    believed = [(name, belief_words(belief, now)) for name, belief in run.activity.beliefs()]
+    lines += [f"wait  {wait_words(wait)}" for wait in run.activity.waits(now)[:WAITS_SHOWN]]
+    believed = [(name, belief_words(belief)) for name, belief in run.activity.beliefs()]
     lines += [f"limit {visible(name)}: {words}" for name, words in believed if words][:LIMITS_SHOWN]
     progress = run.progress
     money = progress.money.total
@@ -313,6 +340,8 @@ def summary_facts(run: RunInProgress) -> dict[str, Any]:
         facts["in_batches"] = sum(held.intent.count for held in batches)
     if run.crew is not None:
         facts["crew"] = run.crew()
+    if waits := run.activity.waits(now)[:WAITS_SHOWN]:
+        facts["waits"] = "; ".join(map(wait_words, waits))
     money = progress.money.total
     facts["spent_usd"] = f"{money.spent_usd:.2f}"
     if money.possible_usd:

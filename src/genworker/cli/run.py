@@ -154,6 +154,7 @@ def run_and_show(
     else:
         display = Display(cohort, quiet=quiet, verbose=verbose)
     began = wall_clock()
+    display.begin()
     try:
         result = run_cohort(
             project, cohort, options, listeners=(display.hear,), watch=display.watch, maker=maker

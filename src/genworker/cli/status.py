@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genworker.cli.app import ConfigOption, DataRootOption, JsonOption, app, command, put, put_json, say
-from genworker.cli.display import belief_words
+from genworker.cli.display import belief_words, wait_words
 from genworker.cli.refresh import stale_counts, stale_lines
 from genworker.cli.tables import shorten, table
 from genworker.core.controller import Belief
+from genworker.core.lane import Wait
 from genworker.core.money import money_text
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ExitCode, FaultyInputError, StoreError
@@ -220,10 +221,11 @@ def worker_lines(worker: dict[str, Any]) -> list[str]:
         parts.append("it has just begun")
     lines = [" · ".join(parts)]
     for lane in worker.get("waiting", []):
-        lines.append(f"  {lane['lane']} is asked again in {lane['seconds']:.0f} s")
+        wait = Wait(lane["lane"], lane.get("why", ""), lane.get("for_s", 0.0), lane["seconds"])
+        lines.append(f"  {wait_words(wait)}")
     for lane in worker.get("limits", []):
         known = {name: lane[name] for name in LIMITS if isinstance(lane.get(name), int | float)}
-        if words := belief_words(Belief(**known), 0.0):
+        if words := belief_words(Belief(**known)):
             lines.append(f"  limit {lane['lane']}: {words}")
     for lane in worker.get("stopped", []):
         lines.append(f"  {lane['lane']} was stopped: {shorten(lane['why'], 140)}")

@@ -35,6 +35,7 @@ from genworker.cluster.wire import (
 from genworker.core.controller import TUNING, Belief
 from genworker.core.coordinator import Coordinator, EndpointTotals, LaneTotals, Totals
 from genworker.core.events import WorkerLost, event_from_json
+from genworker.core.lane import Wait
 from genworker.core.money import Money, Part, add_run
 from genworker.core.progress import Progress, StageProgress
 from genworker.core.stages import Stage
@@ -248,6 +249,10 @@ class Crew:
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
         """(name, seconds left) of lanes that wait."""
         return [] if self._coordinator is None else list(self._coordinator.pauses(now_s).items())
+
+    def waits(self, now_s: float) -> list[Wait]:
+        """The lanes that wait; why and since when is known to the workers alone, whose journals tell it."""
+        return [Wait(name, "", 0.0, left_s) for name, left_s in self.paused_lanes(now_s)]
 
     def beliefs(self) -> list[tuple[str, Belief]]:
         """Each worker finds the limits for itself: there is no one belief to show."""

@@ -12,6 +12,22 @@ from genworker.core.hints import Quantity
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """A lane that makes no calls for now though it has rows.
+
+    Attributes:
+        why: in the words of the last refusal or failure; ``""`` where nobody has told.
+        for_s: seconds that it has waited so far.
+        left_s: seconds until it asks again; ``None`` while it asks.
+    """
+
+    lane: str
+    why: str
+    for_s: float
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LaneSpec:
     """A lane: one model of one endpoint.
 

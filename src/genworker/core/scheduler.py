@@ -21,7 +21,7 @@ from genworker.core.completion import Completion
 from genworker.core.controller import Allowance, Belief, Call, Change, Controller
 from genworker.core.coordinator import Purse, kind
 from genworker.core.hints import Quantity
-from genworker.core.lane import Lane, LaneSpec
+from genworker.core.lane import Lane, LaneSpec, Wait
 from genworker.core.lease import Lease
 from genworker.core.trust import EQUAL_REFUSALS, LONGEST_PAUSE_S, Trust
 from genworker.core.waves import RENDERING, Close, Spool, Waves
@@ -489,6 +489,28 @@ class Scheduler:
                 paused.append((lane.spec.name, until_s - now_s))
         return paused
 
+    def waits(self, now_s: float) -> list[Wait]:
+        """The lanes that wait, with the reason."""
+        found = []
+        for number, lane in enumerate(self._lanes):
+            if lane.stopped is not None or not lane.open_jobs:
+                continue
+            belief, trouble = lane.belief(), self._trust[number].trouble
+            until_s = max(lane.paused_until_s, belief.asks_at_s or 0.0)
+            is_idle = trouble is not None and lane.in_flight == 0 and lane.ready == 0
+            if until_s <= now_s and belief.closed_s is None and not is_idle:
+                continue
+            if until_s <= now_s and is_idle:
+                until_s = self._next_try_at(number)
+            since_s, why = trouble or (belief.closed_s or now_s, "")
+            left_s = until_s - now_s if until_s > now_s else None
+            found.append(Wait(lane.spec.name, why, max(0.0, now_s - since_s), left_s))
+        return found
+
+    def _next_try_at(self, number: int) -> float:
+        """When the first row of a lane that is put off is asked again; 0.0 when none is."""
+        return min((at_s for at_s, job in self._backing_off if self._lane_of[job] == number), default=0.0)
+
     def beliefs(self) -> list[tuple[str, Belief]]:
         """What lanes that have work believe of their endpoints' limits, as (name, belief)."""
         return [
@@ -859,6 +881,8 @@ class Scheduler:
             self._prefixes.pop(prefix, None)
         # A call that broke off may stand on the bill. Its worst case stays spent then: a cap errs upwards.
         self._settle(job, None if error.may_be_billed else Charge(calls=self._called(job)))
+        if not isinstance(error, RequestRejectedError):
+            self._trust[number].put_off(str(error), now_s)
         if isinstance(error, RateLimitedError):
             return self._after_rate_limit(job, lane, call, attempt, error, now_s)
         if isinstance(error, RequestRejectedError):

@@ -24,13 +24,15 @@ class Trust:
     Attributes:
         failing_since_s: of the first failure after the last answer; ``None`` while it answers.
         answered_s: when it was last answered; ``None``: never.
+        trouble: since when calls are put off, and why, in the endpoint's words; ``None`` while it answers.
     """
 
-    __slots__ = ("_began_s", "_equal", "_words", "answered_s", "failing_since_s")
+    __slots__ = ("_began_s", "_equal", "_words", "answered_s", "failing_since_s", "trouble")
 
     def __init__(self) -> None:
         self.failing_since_s: float | None = None
         self.answered_s: float | None = None
+        self.trouble: tuple[float, str] | None = None
         self._began_s: float | None = None
         self._words: frozenset[str] = frozenset()
         self._equal = 0
@@ -44,7 +46,12 @@ class Trust:
         """A call brought an answer, good or not."""
         self.answered_s = now_s
         self.failing_since_s = None
+        self.trouble = None
         self._equal = 0
+
+    def put_off(self, why: str, now_s: float) -> None:
+        """A call is to be made again later."""
+        self.trouble = (now_s if self.trouble is None else self.trouble[0], why)
 
     def failed(self, now_s: float) -> None:
         """A call failed for an outage."""

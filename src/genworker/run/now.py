@@ -78,7 +78,8 @@ class Now:
 def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str, str]]) -> dict[str, Any]:
     """What a run is doing, for machines.
 
-    ``waiting`` are lanes that begin nothing until their endpoint's pause is over, with the seconds left.
+    ``waiting`` are lanes that begin nothing until their endpoint's pause is over: why, for how many seconds
+    so far, and the seconds left (``None`` while one of their rows asks).
     """
     now, progress = run.clock(), run.progress
     rate = progress.rate_per_min(now, run.started_s)
@@ -90,7 +91,11 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         "in_flight": run.activity.in_flight,
         "batches": _batches(run),
         "stopping": run.activity.draining,
-        "waiting": [{"lane": name, "seconds": round(s, 1)} for name, s in run.activity.paused_lanes(now)],
+        "waiting": [
+            {"lane": wait.lane, "why": visible(wait.why, limit=200), "for_s": round(wait.for_s, 1)}
+            | {"seconds": None if wait.left_s is None else round(wait.left_s, 1)}
+            for wait in run.activity.waits(now)
+        ],
         "limits": [
             {"lane": name, **{key: value for key, value in asdict(belief).items() if not key.endswith("_s")}}
             for name, belief in run.activity.beliefs()

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from genworker.core.controller import Belief
 from genworker.core.events import Event, RunStarted, Warned
+from genworker.core.lane import Wait
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership
 from genworker.core.progress import Progress, Tally
@@ -59,6 +60,9 @@ class Activity(Protocol):
 
     def paused_lanes(self, now_s: float) -> list[tuple[str, float]]:
         """(name, seconds left) of lanes that wait."""
+
+    def waits(self, now_s: float) -> list[Wait]:
+        """The lanes that make no calls for now, why, and for how long."""
 
     def beliefs(self) -> list[tuple[str, Belief]]:
         """What lanes believe of their endpoints' limits, as (name, belief)."""
