@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from types import FrameType
 
@@ -34,6 +35,9 @@ class Stopped(BaseException):
         self.number = number
         super().__init__(signal.Signals(number).name)
 
+
+AGAIN_S = 0.005
+"""Seconds after which a request is raised again that was raised where nothing can be."""
 
 _last_request: list[tuple[int, float]] = []
 """(number, monotonic seconds) of the latest request of this process, if there was one."""
@@ -59,15 +63,30 @@ def listen() -> None:
     for number in heard_signals():
         with contextlib.suppress(ValueError, OSError):  # not the main thread: its owner hears for us
             signal.signal(number, _stop)
+            sys.unraisablehook = _retry_what_was_swallowed
 
 
 def take_request() -> int | None:
     """The signal that has asked this process to stop before, if that was not taken up; ``None`` without.
 
     For who is about to begin something: an exception that is raised within a destructor or a callback is
-    swallowed by the interpreter, so `Stopped` alone could be lost.
+    swallowed by the interpreter, so `Stopped` alone would come a moment later.
     """
     return _untaken.pop() if _untaken else None
+
+
+def _retry_what_was_swallowed(report: sys.UnraisableHookArgs) -> None:
+    """Raise a request again that came within a destructor or a callback, from where nothing can be raised."""
+    if isinstance(report.exc_value, Stopped):
+        signal.signal(signal.SIGALRM, _stop_again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+    else:
+        sys.__unraisablehook__(report)
+
+
+def _stop_again(_number: int, _frame: FrameType | None) -> None:
+    if _untaken:  # else somebody is at it
+        raise Stopped(_untaken[0])
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -109,7 +109,7 @@ class Judge:
         self.claim(not differ, f"the tree differs: {differ[:6]}")
         self.claim(not staged(root), f"staging is left: {staged(root)}")
         self.claim(not aside(root), f"something was moved aside: {aside(root)}")
-        left = [path.name for path in (root / ".genworker" / "runs").iterdir() if path.suffix != ".jsonl"]
+        left = [path.name for path in root.glob(".genworker/runs/*") if path.suffix != ".jsonl"]
         self.claim(not left, f"left in runs: {left}")
         twice = self.lab.server.paid_twice
         self.claim(

@@ -210,6 +210,21 @@ def test_an_interrupt_before_anything_has_begun_leaves_no_trace(tmp_path: Path) 
     assert done.stderr == ""
 
 
+def test_a_request_that_nothing_can_be_raised_for_is_raised_a_moment_later() -> None:
+    script = (
+        "import os, signal, sys, time\n"
+        "from genworker import signals\n"
+        "signals.listen()\n"
+        "class Freed:\n"
+        "    def __del__(self): os.kill(os.getpid(), signal.SIGINT)\n"
+        "try:\n"
+        "    Freed(); time.sleep(5)\n"
+        "except signals.Stopped as stopped: print(stopped)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("SIGINT\n", "")
+
+
 # One request on two ways, and requests that come early
 
 

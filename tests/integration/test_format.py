@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from genworker.store.durable import write_beside
 from support.project import COHORT, Project, make_project
 
 
@@ -60,7 +62,7 @@ def test_a_newer_format_that_older_ones_can_read_is_read(project: Project) -> No
     assert (private / "format").read_text() == mark
 
 
-@pytest.mark.parametrize("content", ["", "[]", "7", '{"format": true, "readable_from": 1}', "[" * 5000])
+@pytest.mark.parametrize("content", ["[]", "7", '{"format": true, "readable_from": 1}', "[" * 5000])
 def test_a_format_that_says_nothing_is_refused(project: Project, content: str) -> None:
     private = project.data / ".genworker"
     private.mkdir()
@@ -81,3 +83,41 @@ def test_a_newer_manifest_is_not_overwritten(project: Project) -> None:
     assert done.returncode == 2
     assert "format 2" in done.stderr
     assert manifest.read_text() == newer
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 80])
+def test_a_format_that_came_to_the_disk_without_its_content_is_written_anew(
+    project: Project, content: bytes
+) -> None:
+    private = project.data / ".genworker"
+    private.mkdir()
+    (private / "format").write_bytes(content)
+    assert project.run("status", COHORT).returncode == 0
+    assert project.run("run", COHORT, "-q").returncode == 0
+    assert json.loads((private / "format").read_text())["format"] == 1
+
+
+def test_a_file_beside_its_place_is_whole_whoever_was_there_before(tmp_path: Path) -> None:
+    """In a container each process may have the number of the one that was killed."""
+    path = tmp_path / "format"
+    (tmp_path / f".format.{os.getpid()}.part").write_bytes(b"half")
+    (tmp_path / ".format.0123456789ab.part").write_bytes(b"half")
+    os.utime(tmp_path / ".format.0123456789ab.part", (1, 1))
+    written: list[int] = []
+    inner = os.write
+
+    def few(fd: int, content: bytes) -> int:
+        written.append(inner(fd, content[:3]))
+        return written[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "write", few)
+        write_beside(path, b"0123456789", 0o600)
+    assert path.read_bytes() == b"0123456789"
+    assert written == [3, 3, 3, 1]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [f".format.{os.getpid()}.part", "format"]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_beside(path, b"x", 0o600)
+    assert len(list(tmp_path.iterdir())) == 2

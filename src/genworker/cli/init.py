@@ -12,6 +12,7 @@ import typer
 
 from genworker.cli.app import app, command, put, say
 from genworker.errors import Fault, StoreError, UsageError
+from genworker.store.durable import write_beside
 
 STARTER = "starter"
 _RENAMED = {"env.example": ".env.example", "gitignore": ".gitignore"}
@@ -73,19 +74,11 @@ def _write_new(directory: Path, name: str, content: bytes) -> bool:
     Beside its place first: half a file would be taken for the user's own by the next `init --force`.
     """
     path = directory / name
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if os.path.lexists(path):
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
-        finally:
-            os.close(fd)
-        os.rename(part, path)  # noqa: PTH104
+        write_beside(path, content, 0o666)
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno

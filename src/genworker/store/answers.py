@@ -24,7 +24,7 @@ from genworker.core.ids import id_fault
 from genworker.core.stages import Stage
 from genworker.paths import Paths
 from genworker.store._kernel import allocate
-from genworker.store.durable import make_directories, sync_path
+from genworker.store.durable import make_directories, sync_path, write_all
 
 SEGMENT_BYTES = 16 * 1024 * 1024
 ROOM_STEP_BYTES = 256 * 1024
@@ -276,9 +276,7 @@ def keep_odd_lines(
         part = place.with_suffix(".part")
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode & 0o660)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_all(fd, content)
             os.fsync(fd)
         finally:
             os.close(fd)

@@ -48,7 +48,7 @@ from genworker.core.stages import Stage
 from genworker.errors import StoreError
 from genworker.paths import Paths
 from genworker.store.answers import json_line
-from genworker.store.durable import cannot_write, make_directories, sync_path
+from genworker.store.durable import cannot_write, make_directories, sync_path, write_all
 from genworker.store.lock import FileLock, holder_facts
 
 INTENT, ITEMS, REQUESTS, LOG = "intent.json", "items.jsonl", "requests.jsonl", "log.jsonl"
@@ -680,9 +680,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     part = path.with_name(f"{path.name}.new")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         os.fsync(fd)
     finally:
         os.close(fd)

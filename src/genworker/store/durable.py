@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import secrets
 import shutil
+import time
 from pathlib import Path
 
 from genworker.core.stages import STAGES, Stage
@@ -44,6 +47,42 @@ def make_directories(directory: Path, mode: int = 0o700) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, mode)  # noqa: PTH102
     sync_path(directory.parent)
+
+
+STALE_S = 60.0
+"""Age of a file's first half from which on nobody is at work on it."""
+
+
+def write_all(fd: int, content: bytes) -> None:
+    """Write every byte: a system call may take fewer."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_beside(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that appears whole, or not at all; the caller syncs its directory where that matters.
+
+    The name that it has until then is drawn: the number of a process is another's after a restart.
+    """
+    stem = f".{path.name[:100]}."
+    for left in path.parent.glob(f"{glob.escape(stem)}*.part"):
+        with contextlib.suppress(OSError):  # of a process that was killed over it; another's may be under way
+            if time.time() - left.lstat().st_mtime > STALE_S:
+                left.unlink()
+    part = path.with_name(f"{stem}{secrets.token_hex(6)}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            write_all(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(part, path)  # noqa: PTH104
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def sync_path(path: str | Path) -> None:

@@ -45,6 +45,7 @@ from genworker.store.durable import (
     make_directories,
     refuse_links,
     sync_directory_tree,
+    write_all,
 )
 from genworker.store.format import mark_format
 from genworker.store.index import NOT_KNOWN
@@ -393,9 +394,7 @@ class FilesystemStore:
     def _write(self, path: str, content: bytes) -> None:
         fd = os.open(path, _WRITE, self._file_mode)
         try:
-            view = memoryview(content)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_all(fd, content)
         finally:
             os.close(fd)
 

@@ -7,20 +7,20 @@ understand it. A change that older readers survive raises `FORMAT` alone; one th
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
+from pathlib import Path
 
 from genworker.core.facts import whole
 from genworker.core.visible import visible
 from genworker.errors import StoreError
 from genworker.paths import Paths
-from genworker.store.durable import cannot_write, make_directories
+from genworker.store.durable import cannot_write, make_directories, sync_path, write_beside
 
 FORMAT = 1
 READABLE_FROM = 1
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_NOTHING = b"\0 \n"
+"""What a file consists of whose name came to the disk before its content did."""
 _MOST_BYTES = 10_000
 
 
@@ -38,6 +38,8 @@ def refuse_newer(paths: Paths) -> None:
             content = stream.read(_MOST_BYTES)
     except OSError:
         return
+    if not content.strip(_NOTHING):
+        return  # the machine died over it; the next run writes it anew
     try:
         record = json.loads(content)
         number, readable_from = whole(record["format"]), whole(record["readable_from"])
@@ -81,15 +83,17 @@ def mark_format(paths: Paths, *, group_permissions: bool = False) -> None:
             (paths.private_dir / ".gitignore", "# Journals hold prompts, asides hold answers.\n*\n"),
             (paths.format_path, json.dumps(mark) + "\n"),
         ):
-            if path.exists():
+            if _is_there(path):
                 continue
-            with contextlib.suppress(FileExistsError):  # another worker was first
-                part = path.with_name(f"{path.name}.{os.getpid()}.part")
-                fd = os.open(part, _NEW, 0o660 if group_permissions else 0o600)
-                try:
-                    os.write(fd, text.encode())
-                finally:
-                    os.close(fd)
-                os.rename(part, path)  # noqa: PTH104
+            write_beside(path, text.encode(), 0o660 if group_permissions else 0o600)
+            sync_path(path.parent)
     except OSError as error:
         raise cannot_write(error, paths.format_path) from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return bool(stream.read(_MOST_BYTES).strip(_NOTHING))
+    except FileNotFoundError:
+        return False

@@ -32,7 +32,7 @@ from genworker.core.events import (
 from genworker.core.stages import Stage
 from genworker.paths import Paths
 from genworker.store.answers import json_line
-from genworker.store.durable import make_directories
+from genworker.store.durable import make_directories, write_all
 
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 _JOURNAL = re.compile(r"(?P<run>[A-Za-z0-9_-]+)\.jsonl(?P<packed>\.gz)?")
@@ -266,9 +266,7 @@ def _made_to_json(account: RunAccount) -> dict[str, Any]:
 def _append(path: Path, content: bytes, mode: int, *, sync: bool) -> None:
     fd = os.open(path, _APPEND, mode)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        write_all(fd, content)
         if sync:
             os.fsync(fd)
     finally:

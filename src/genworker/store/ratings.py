@@ -7,10 +7,8 @@ order of their names.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from genworker.core.rating import HUMAN
 from genworker.core.stages import Stage
 from genworker.errors import StoreError
 from genworker.paths import Paths
+from genworker.store.durable import sync_path, write_beside
 from genworker.store.reading import read_bytes
 
 PAIRS = "pairs"
@@ -128,27 +127,14 @@ def _check_id(gen_id: str) -> None:
 
 def _write(path: Path, record: dict[str, Any]) -> None:
     content = orjson.dumps(record, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         for directory in (path.parent.parent, path.parent):
             if directory.is_symlink():
                 raise OSError(None, "is a symbolic link", str(directory))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(path)
-        directory_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory_fd)
-        finally:
-            os.close(directory_fd)
+        write_beside(path, content, 0o600)
+        sync_path(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise StoreError(
             f"{path} cannot be written: {error.strerror}", path=str(path), errno=error.errno
         ) from error
