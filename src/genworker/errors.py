@@ -185,6 +185,11 @@ class ProviderError(GenworkerError):
         self.may_be_billed = may_be_billed
         super().__init__(message)
 
+    @property
+    def was_sent(self) -> bool:
+        """Whether the endpoint may have seen the call; not when the way to it was closed."""
+        return self.status is not None or self.may_be_billed
+
 
 class RateLimitedError(ProviderError):
     """The endpoint asks for fewer calls.

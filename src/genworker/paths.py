@@ -243,6 +243,10 @@ class Paths:
         """What a worker's process writes besides its journal: why it could not begin, a bug's traceback."""
         return self.runs_dir / f"{run_id}.worker-{slot}.log"
 
+    def served_log_path(self, run_id: str, server: str) -> Path:
+        """What a model server prints that the run has started."""
+        return self.runs_dir / f"{run_id}.serve-{server}.log"
+
     def now_path(self, run_id: str) -> Path:
         """What a living run is doing; gone with it."""
         return self.runs_dir / f"{run_id}.now"

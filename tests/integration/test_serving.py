@@ -49,7 +49,7 @@ def is_gone(pid: int, within_s: float = 15.0) -> bool:
     return False
 
 
-@pytest.mark.parametrize("path", serving.READY_PATHS)
+@pytest.mark.parametrize("path", [serving.HEALTH, serving.MODELS])
 def test_it_is_ready_when_it_answers_and_started_again_when_it_dies(
     tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +59,7 @@ def test_it_is_ready_when_it_answers_and_started_again_when_it_dies(
     async def play() -> None:
         server = Server(command(tmp_path, after_s=0.3, path=path), 20.0, tmp_path / "log", told.append)
         began = time.monotonic()
-        await start_servers([server])
+        await start_servers([server], hurry=asyncio.Event())
         assert time.monotonic() - began >= 0.3
         assert told == [True]
         (first,) = pids(tmp_path)
@@ -83,7 +83,7 @@ def test_one_that_cannot_start_is_given_up_and_its_words_are_told(
     async def play() -> None:
         server = Server(script, 5.0, tmp_path / "log", lambda ready: None)
         with pytest.raises(ServeError, match="3 times without an answer") as caught:
-            await start_servers([server])
+            await start_servers([server], hurry=asyncio.Event())
         assert "no such" in str(caught.value)
         assert "\x1b" not in str(caught.value)
         await server.stop()
@@ -100,7 +100,7 @@ def test_a_command_that_does_not_exist_is_told_as_such(
     async def play() -> None:
         server = Server(["no-such-command-at-all", "{port}"], 5.0, tmp_path / "log", lambda ready: None)
         with pytest.raises(ServeError, match="no-such-command-at-all"):
-            await start_servers([server])
+            await start_servers([server], hurry=asyncio.Event())
 
     asyncio.run(play())
 
@@ -111,7 +111,7 @@ import asyncio, pathlib
 from genworker.run.serving import Server, start_servers
 async def play():
     server = Server({command(tmp_path)!r}, 20.0, pathlib.Path({str(tmp_path / "log")!r}), lambda ready: None)
-    await start_servers([server])
+    await start_servers([server], hurry=asyncio.Event())
     print("ready", flush=True)
     await asyncio.sleep(60)
 asyncio.run(play())

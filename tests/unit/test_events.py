@@ -123,7 +123,7 @@ LINES: list[tuple[Event, str]] = [
         Answered(D, G, 2, "t", "vendor/m", FinishReason.STOP, USAGE, None, "q", 0.25),
         '{"stage":"draft","gen_id":"g1","attempt":2,"endpoint":"t","model":"vendor/m","finish_reason":"stop",'
         '"usage":{"input_tokens":7,"output_tokens":9,"cached_input_tokens":3},"cost_usd":null,'
-        '"request_id":"q","latency_s":0.25,"event":"answered"}',
+        '"request_id":"q","latency_s":0.25,"server":null,"event":"answered"}',
     ),
     (
         Retried(D, G, 1, **END, pause_s=2.0, fallback=None),

@@ -170,7 +170,7 @@ class LimitChanged(Event):
     """A lane has changed its mind about what its endpoint takes.
 
     Attributes:
-        what: "closed", "reopened", "rate", "number", "chance", "slow" or "apart".
+        what: "closed", "reopened", "rate", "number", "chance", "slow", "apart" or "server".
         why: the evidence in words.
     """
 
@@ -270,6 +270,7 @@ class Answered(Event):
     Attributes:
         cost_usd: US dollars; ``None`` where no price or no count of tokens is known.
         latency_s: seconds from sending to the last byte.
+        server: which of the endpoint's servers it was, where there are several.
     """
 
     word = "answered"
@@ -283,6 +284,7 @@ class Answered(Event):
     cost_usd: Decimal | None
     request_id: str | None
     latency_s: float | None
+    server: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from genworker.core.budget import NOTHING, Budget, Caps, Charge
 from genworker.core.completion import Completion
-from genworker.core.controller import Allowance, Belief, Call, Change, Controller
+from genworker.core.controller import Allowance, Belief, Change, Controller
 from genworker.core.coordinator import Purse, kind
 from genworker.core.hints import Quantity
-from genworker.core.lane import Lane, LaneSpec, Wait
+from genworker.core.lane import Lane, LaneSpec, Member, Server, Ticket, Wait
 from genworker.core.lease import Lease
 from genworker.core.trust import EQUAL_REFUSALS, LONGEST_PAUSE_S, Trust
 from genworker.core.waves import RENDERING, Close, Spool, Waves
@@ -195,11 +195,13 @@ class EndpointSpec:
         max_concurrency: calls in flight, at most.
         rpm: requests per minute; ``None`` when it is not configured.
         tpm: tokens per minute, of prompts and answers.
+        servers: the names of its servers, where it is several; more may come, see `Scheduler.admit`.
     """
 
     max_concurrency: int
     rpm: float | None = None
     tpm: float | None = None
+    servers: Sequence[str] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +242,16 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Decision: begin this job now. `attempt` counts from 1."""
+    """Decision: begin this job now.
+
+    Attributes:
+        attempt: counts from 1.
+        server: the number of the endpoint's server that is to be asked.
+    """
 
     job: int
     attempt: int
+    server: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +283,7 @@ class GiveUp:
 
 
 class _Endpoint:
-    __slots__ = ("in_flight", "lanes", "requests", "spec", "tokens", "trust")
+    __slots__ = ("in_flight", "lanes", "requests", "servers", "spec", "starts", "tokens", "trust")
 
     def __init__(self, spec: EndpointSpec) -> None:
         self.spec = spec
@@ -284,6 +292,15 @@ class _Endpoint:
         self.tokens = Allowance(spec.tpm)
         self.lanes: list[Lane] = []
         self.trust = Trust()
+        self.servers: list[Server] = []
+        self.starts = 0
+
+    def admit(self, name: str, breaker_calls: int) -> None:
+        """One more server; lanes share what is known of it until they turn out to be limited apart."""
+        self.servers.append(Server(name))
+        controller = Controller(self.spec.max_concurrency)
+        for lane in self.lanes:
+            lane.members.append(Member(self.servers[-1], controller, breaker_calls))
 
     def ready_at_s(self) -> float:
         return max(self.requests.ready_at_s, self.tokens.ready_at_s)
@@ -349,13 +366,15 @@ class Scheduler:
         self._window = window
         self._endpoints = [_Endpoint(spec) for spec in endpoints]
         crowds = Counter(spec.endpoint for spec in lane_specs)
-        shared = [Controller(spec.max_concurrency) for spec in endpoints]
         self._lanes = [
-            Lane(number, spec, shared[spec.endpoint], depth, self._retry.breaker_calls, crowds[spec.endpoint])
-            for number, spec in enumerate(lane_specs)
+            Lane(number, spec, depth, crowds[spec.endpoint]) for number, spec in enumerate(lane_specs)
         ]
         for lane in self._lanes:
             self._endpoints[lane.spec.endpoint].lanes.append(lane)
+        for endpoint in self._endpoints:
+            for name in endpoint.spec.servers:
+                endpoint.admit(name, self._retry.breaker_calls)
+        self._server_changes: list[tuple[str, Change]] = []
         self._trust = [Trust() for _ in self._lanes]
         self._free: deque[int] = deque()  # jobs without a lane that are ready
         self._ended: list[int] = []
@@ -365,7 +384,7 @@ class Scheduler:
         self.capped: str | None = None
         self.blockers: dict[int, int] = {}
         self.reasons: dict[int, str] = {}
-        self._running: dict[int, tuple[int, Call | None]] = {}  # job -> (attempt, its lane's ticket)
+        self._running: dict[int, tuple[int, Ticket | None]] = {}  # job -> (attempt, its lane's ticket)
         self._tries: dict[int, Tries] = {}
         self._failed_s: dict[int, float] = {}  # when a job's last call met an outage
         self._reserved: dict[int, Charge] = {}
@@ -519,15 +538,41 @@ class Scheduler:
 
     def take_changes(self) -> list[tuple[str, Change]]:
         """(lane's name, change) of what lanes have changed their mind about since the last call."""
-        found = []
-        for controller in self._controllers():
-            for change in controller.changes:
-                found.append((self._lanes[change.lane].spec.name, change))
-            controller.changes.clear()
+        found, self._server_changes = self._server_changes, []
+        for lane in self._lanes:
+            for member in lane.members:
+                controller, at = member.controller, member.server.name
+                for change in controller.changes:
+                    name = self._lanes[change.lane].spec.name
+                    found.append((f"{name} at {at}" if at else name, change))
+                controller.changes.clear()
         return found
 
-    def _controllers(self) -> list[Controller]:
-        return list(dict.fromkeys(lane.controller for lane in self._lanes))
+    def admit(self, endpoint: int, number: int, name: str, *, is_in: bool) -> None:
+        """A server of an endpoint has joined, has left, or is back.
+
+        Args:
+            number: as `Start.server` has it; the next one for a server that was never there.
+            is_in: whether it gets calls; those that are out end as they may.
+        """
+        servers = self._endpoints[endpoint].servers
+        if number == len(servers):
+            self._endpoints[endpoint].admit(name, self._retry.breaker_calls)
+        servers[number].is_in = is_in
+        if is_in:
+            servers[number].mend()
+
+    def server_name(self, job: int, number: int) -> str | None:
+        """Which of several servers of a job's endpoint it was; ``None`` where there is but one."""
+        return self._lanes[self._lane_of[job]].members[number].server.name or None
+
+    @property
+    def waits_for_servers(self) -> bool:
+        """Whether calls wait for a server to join."""
+        return any(
+            lane.ready and lane.stopped is None and not any(member.server.is_in for member in lane.members)
+            for lane in self._lanes
+        )
 
     def stopped_lanes(self) -> list[tuple[str, str]]:
         """(name, reason) of lanes that were stopped."""
@@ -583,7 +628,10 @@ class Scheduler:
                 endpoint.trust.begun(now_s)
                 if lease is not None:
                     lease.begin(number, tokens, now_s)
-                return self._begin(job, lane.begin(stage, now_s))
+                ticket = lane.begin(stage, now_s)
+                endpoint.starts += 1
+                ticket.member.server.last = endpoint.starts
+                return self._begin(job, ticket)
         if self._parked:
             self._look_at_caps()
         return None
@@ -634,12 +682,12 @@ class Scheduler:
         lane.ready_children -= self._stages[job] > 0
         return job
 
-    def _begin(self, job: int, call: Call | None) -> Start:
+    def _begin(self, job: int, ticket: Ticket | None) -> Start:
         tries = self._tries.get(job)
         attempt = 1 if tries is None else sum(tries) + 1
-        self._running[job] = (attempt, call)
+        self._running[job] = (attempt, ticket)
         self._move(job, JobEvent.STARTED)
-        return Start(job, attempt)
+        return Start(job, attempt, 0 if ticket is None else ticket.number)
 
     def clear(
         self,
@@ -702,13 +750,13 @@ class Scheduler:
 
     def _put_back(self, job: int) -> None:
         """Undo a start that did not become a call."""
-        _, call = self._running.pop(job)
+        _, ticket = self._running.pop(job)
         lane = self._lane_of[job]
         if lane in self._waves.spools:
             self._waves.spools[lane].rendering -= 1
-        elif call is not None:
+        elif ticket is not None:
             self._leave(lane)
-            self._lanes[lane].not_begun(call)
+            self._lanes[lane].not_begun(ticket)
             if self.lease is not None:
                 guess = self._lanes[lane].allowances.guess(Quantity.TOKENS, self._stages[job])
                 self.lease.not_begun(lane, guess)
@@ -817,12 +865,12 @@ class Scheduler:
         if completion is None:
             self._put_back(job)
         else:
-            _, call = self._running.pop(job)
-            assert call is not None
+            _, ticket = self._running.pop(job)
+            assert ticket is not None
             number = self._lane_of[job]
             lane = self._lanes[number]
             self._leave(number)
-            surplus = lane.answered(call, completion, now_s)
+            surplus = lane.answered(ticket, completion, now_s)
             self._trust[number].answered(now_s)
             self._endpoints[self._lanes[number].spec.endpoint].trust.answered(now_s)
             self._endpoints[lane.spec.endpoint].tokens.settle(surplus)
@@ -870,8 +918,8 @@ class Scheduler:
         """A call brought an error: decide whether it is tried again, and what its lane learns."""
         number = self._lane_of[job]
         lane = self._lanes[number]
-        attempt, call = self._running.pop(job)
-        assert call is not None
+        attempt, ticket = self._running.pop(job)
+        assert ticket is not None
         self._leave(number)
         # A refusal's headers say what is left and until when; that holds whatever becomes of the row.
         lane.allowances.heed(error.quotas, now_s)
@@ -881,25 +929,46 @@ class Scheduler:
             self._prefixes.pop(prefix, None)
         # A call that broke off may stand on the bill. Its worst case stays spent then: a cap errs upwards.
         self._settle(job, None if error.may_be_billed else Charge(calls=self._called(job)))
+        if len(lane.members) > 1 and not error.was_sent:
+            return self._after_no_way(job, lane, ticket, error, now_s)
         if not isinstance(error, RequestRejectedError):
             self._trust[number].put_off(str(error), now_s)
         if isinstance(error, RateLimitedError):
-            return self._after_rate_limit(job, lane, call, attempt, error, now_s)
+            return self._after_rate_limit(job, lane, ticket, attempt, error, now_s)
         if isinstance(error, RequestRejectedError):
             # An endpoint that has read the request and refuses its content was not short of room: this counts
             # for the limit as an answer does.
-            lane.took(call, now_s)
-            return self._after_rejection(job, number, error, now_s)
-        return self._after_outage(job, lane, call, attempt, error, now_s)
+            lane.took(ticket, now_s)
+            return self._after_rejection(job, number, error, now_s, ticket.member.server)
+        return self._after_outage(job, lane, ticket, attempt, error, now_s)
+
+    def _after_no_way(
+        self, job: int, lane: Lane, ticket: Ticket, error: ProviderError, now_s: float
+    ) -> Retry | GiveUp:
+        """One of several servers cannot be reached: another one is asked at once, and no row is at fault."""
+        if lane.not_sent(ticket, now_s):
+            self._note_out(lane, ticket.member.server, error)
+        if lane.closed_for_s(now_s) >= self._retry.outage_s:
+            return self._give_up_lane(job, lane, f"none of its servers can be reached: {error}")
+        return self._ask_again(job, now_s)
+
+    def _ask_again(self, job: int, now_s: float) -> Retry | GiveUp:
+        tries = self._tries.get(job, UNTRIED)
+        self._tries[job] = tries._replace(lane=tries.lane + 1)
+        return self._back_off(job, now_s)
+
+    def _note_out(self, lane: Lane, server: Server, error: ProviderError) -> None:
+        change = Change(lane.number, "server", f"it gets no calls for now: {error}")
+        self._server_changes.append((f"{lane.spec.name} at {server.name}", change))
 
     def _called(self, job: int) -> int:
         worst = self._reserved.get(job)
         return 0 if worst is None else worst.calls
 
     def _after_rate_limit(
-        self, job: int, lane: Lane, call: Call, attempt: int, error: RateLimitedError, now_s: float
+        self, job: int, lane: Lane, ticket: Ticket, attempt: int, error: RateLimitedError, now_s: float
     ) -> Retry | GiveUp:
-        lane.refused(call, job, error.retry_after_s, now_s)
+        lane.refused(ticket, job, error.retry_after_s, now_s)
         tries = self._tries.get(job, UNTRIED)
         limited = tries.rate_limit
         self._tries[job] = tries._replace(rate_limit=limited + 1)
@@ -920,12 +989,12 @@ class Scheduler:
         return self._back_off(job, now_s + (hint if hint is not None else policy.pause_s(1, draw)))
 
     def _after_outage(
-        self, job: int, lane: Lane, call: Call, attempt: int, error: ProviderError, now_s: float
+        self, job: int, lane: Lane, ticket: Ticket, attempt: int, error: ProviderError, now_s: float
     ) -> Retry | GiveUp:
         self._trust[self._lane_of[job]].failed(now_s)
         policy = self._retry
         hint = error.retry_after_s if isinstance(error, ProviderUnavailableError) else None
-        only_fails = lane.out_of_order(call, job, hint, now_s)
+        only_fails = lane.out_of_order(ticket, job, hint, now_s)
         if hint is not None and hint > policy.max_wait_s:
             return self._give_up_lane(job, lane, _asks_too_long(error, hint, policy.max_wait_s))
         # The same prompt mostly brings the same malformed answer; what broke off by chance is asked again.
@@ -976,7 +1045,12 @@ class Scheduler:
         )
 
     def _after_rejection(
-        self, job: int, number: int, error: RequestRejectedError, now_s: float
+        self,
+        job: int,
+        number: int,
+        error: RequestRejectedError,
+        now_s: float,
+        server: Server | None = None,
     ) -> Retry | GiveUp:
         lane, trust = self._lanes[number], self._trust[number]
         reason = str(error)
@@ -993,6 +1067,10 @@ class Scheduler:
             many = equal >= EQUAL_REFUSALS and (error.scope is not Scope.ROW or not lane.has_answered)
             if many and not is_general:
                 reason = f"{equal} calls in a row were refused alike: {reason}"
+            if (is_general or many) and server is not None and lane.has_others(server):
+                if server.fail(now_s):
+                    self._note_out(lane, server, error)
+                return self._ask_again(job, now_s)
             if is_general or many:
                 return self._give_up_lane(job, lane, reason, [self._lanes[other] for other in peers])
             lane.rejected += 1

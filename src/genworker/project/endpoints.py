@@ -10,14 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, field_validator
 
 from genworker.core.completion import Sampling
-from genworker.errors import Fault
+from genworker.errors import ConfigError, Fault
 from genworker.ports import BatchProvider, ModelLister, Provider
 from genworker.project.sections import LimitedSettings, NotBoolean, Positive, Seconds, Section
 
@@ -50,6 +51,14 @@ class FromEnvironment(Section):
     """The variable's name."""
 
 
+def is_loopback(host: str | None) -> bool:
+    """Whether an address stays on this machine."""
+    try:
+        return host == "localhost" or (host is not None and ip_address(host).is_loopback)
+    except ValueError:
+        return False
+
+
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -63,6 +72,15 @@ class HttpSettings(EndpointSettings):
 
     base_url: str | None = None
     """The address of the API, with its version path where it has one; a query is kept."""
+    base_urls: list[str] | Path | None = None
+    """Several servers of the same models, in place of `base_url`: their addresses, or a file that holds one
+    a line and is read again every 10 s."""
+    serve: Annotated[list[str], Field(max_length=1000)] = Field(default_factory=list)
+    """A command with its arguments that starts such a server here, ``{port}`` where its port is to stand."""
+    serve_count: Annotated[int, NotBoolean, Field(ge=1, le=1000)] = 1
+    """How many of them the run starts, each on a port of its own."""
+    serve_ready_s: Seconds = 600.0
+    """Seconds that one may take from its start until it answers."""
     query: dict[str, str] = Field(default_factory=dict)
     """Parameters that are added to the address of every request, such as ``api-version``."""
     api_key_env: str | None = None
@@ -81,9 +99,42 @@ class HttpSettings(EndpointSettings):
 
     @field_validator("base_url")
     @classmethod
-    def _plain_url(cls, value: str | None) -> str | None:
-        if value is None:
+    def _one_url(cls, value: str | None) -> str | None:
+        return value if value is None else cls.plain_url(value)
+
+    @field_validator("base_urls")
+    @classmethod
+    def _plain_urls(cls, value: list[str] | Path | None) -> list[str] | Path | None:
+        if not isinstance(value, list):
             return value
+        urls = [cls.plain_url(url) for url in value]
+        if not urls or len(set(urls)) < len(urls):
+            raise ValueError("names no server" if not urls else "names a server twice")
+        return urls
+
+    @field_validator("serve")
+    @classmethod
+    def _has_port(cls, value: list[str]) -> list[str]:
+        if value and not any("{port}" in part for part in value[1:]):
+            raise ValueError('no argument holds {port}; such as ["llama-server", "--port", "{port}"]')
+        return value
+
+    @property
+    def is_several(self) -> bool:
+        """Whether the endpoint is a list of servers rather than one address."""
+        return self.base_urls is not None or bool(self.serve)
+
+    def at(self, url: str) -> Self:
+        """The same section for one of its servers."""
+        return self.model_copy(update={"base_url": url, "base_urls": None, "serve": []})
+
+    @classmethod
+    def plain_url(cls, value: str) -> str:
+        """An address as it is used.
+
+        Raises:
+            ValueError: it is none.
+        """
         parts = urlsplit(value.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an http or https address such as https://openrouter.ai/api/v1")
@@ -198,6 +249,7 @@ class EndpointKind:
         batch_marks: whether a listing of batches shows whose they are.
         halves: hosts that are known to take half for a batch, and nothing for what expires or is cancelled.
         tiers: what part of the price its service tiers cost, where nothing more exact is known.
+        served_path: what stands behind the address of a server that a run starts (see `HttpSettings.serve`).
         halves_cache: whether that holds for prompt tokens that are read from a cache as well.
     """
 
@@ -219,6 +271,7 @@ class EndpointKind:
     tiers: Mapping[str, Decimal] = field(default_factory=dict)
     halves: frozenset[str] = frozenset()
     halves_cache: bool = False
+    served_path: str = ""
 
     def is_known_to_halve(self, section: EndpointSettings) -> bool:
         """Whether the endpoint's host is one whose terms for batches are known."""
@@ -226,7 +279,14 @@ class EndpointKind:
 
     def address(self, section: EndpointSettings) -> str | None:
         """The endpoint's base address; ``None`` for a kind that is not asked over a network."""
-        return section.base_url or self.default_url if isinstance(section, HttpSettings) else None
+        if not isinstance(section, HttpSettings):
+            return None
+        return section.base_url if section.is_several else section.base_url or self.default_url
+
+    def takes_batches(self, section: EndpointSettings) -> bool:
+        """Whether the endpoint can be asked in batches: several servers do not share one."""
+        is_several = isinstance(section, HttpSettings) and section.is_several
+        return self.batches is not None and not is_several
 
     def longest_answer(self, sampling: Sampling) -> int | None:
         """The most tokens that a call's answers may have together; ``None``: nothing limits them."""
@@ -313,7 +373,7 @@ def _make_scripted(section: ScriptedSettings, _access: Access) -> Provider:
 
 
 def _openai_fault(section: OpenAISettings) -> tuple[str, Fault] | None:
-    if section.base_url is not None:
+    if section.base_url is not None or section.is_several:
         return None
     fault = Fault("the endpoint has no base_url", fix='such as base_url = "https://api.openai.com/v1"')
     return "base_url", fault
@@ -371,6 +431,7 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
         batch_marks=True,
         tiers={"flex": Decimal("0.5"), "priority": Decimal(2), "fast": Decimal(2), "ultrafast": Decimal(6)},
         halves=frozenset({"api.openai.com"}),
+        served_path="/v1",
     ),
     "anthropic": EndpointKind(
         AnthropicSettings,
@@ -418,6 +479,53 @@ KINDS: Final[Mapping[str, EndpointKind]] = {
     ),
 }
 """Every kind, by the word that stands in ``kind``."""
+
+
+def check_way(section: HttpSettings, url: str) -> None:
+    """Refuse an address that a key must not travel to.
+
+    Raises:
+        ValueError: plain http to another machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname) and not section.allow_http:
+        raise ValueError(
+            f"plain http to {parts.hostname}: the key and the prompts would travel unencrypted; "
+            "use https, or set allow_http = true in this section if the network is yours"
+        )
+
+
+def read_urls(section: HttpSettings) -> list[str]:
+    """The servers of a section with ``base_urls``.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line of it is no address.
+    """
+    if not isinstance(section.base_urls, Path):
+        return section.base_urls or []
+    path = section.base_urls
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        fault = Fault(f"cannot be read: {error}", where=str(path), fix="write an address a line into it")
+        raise ConfigError([fault]) from None
+    urls: dict[str, None] = {}
+    faults = []
+    for number, line in enumerate(lines, start=1):
+        if not (text := line.partition("#")[0].strip()):
+            continue
+        try:
+            url = section.plain_url(text)
+            check_way(section, url)
+        except ValueError as error:
+            faults.append(Fault(f"{text[:200]!r} {error}", where=str(path), line=number, fix="correct it"))
+        else:
+            urls[url] = None
+    if not urls and not faults:
+        faults.append(Fault("names no server", where=str(path), fix="write an address a line into it"))
+    if faults:
+        raise ConfigError(faults)
+    return list(urls)
 
 
 def kind_of(section: EndpointSettings) -> EndpointKind:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -39,6 +38,7 @@ from genworker.project.endpoints import (
     EndpointSettings,
     HttpSettings,
     carries,
+    check_way,
     kind_of,
 )
 from genworker.project.sections import (
@@ -539,14 +539,6 @@ def _fields_at(location: list[str], merged: Mapping[str, Any]) -> Mapping[str, F
     return model.model_fields
 
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether an address stays on this machine."""
-    return host is not None and (host in _LOOPBACK or host.startswith("127."))
-
-
 def _sampling_sections(settings: Settings) -> Iterator[tuple[list[str], SamplingSettings]]:
     """Every section that says how answers are drawn, with its path."""
     for name, endpoint in settings.endpoints.items():
@@ -576,6 +568,25 @@ def _replacing_fields(loaded: LoadedSettings) -> Iterator[Fault]:
             )
 
 
+def _ways(loaded: LoadedSettings, name: str, section: HttpSettings) -> Iterator[Fault]:
+    """What is wrong with an endpoint's addresses."""
+    ways = {"base_url": section.base_url, "base_urls": section.base_urls, "serve": section.serve}
+    said = [key for key, value in ways.items() if value]
+    places = {key: _at(loaded.origin(f"endpoints.{name}.{key}"), "endpoints", name, key) for key in said}
+    if len(said) > 1:
+        what = f"{' and '.join(said)}: one of them says where the endpoint is"
+        yield Fault(what, where=places[said[-1]], fix=f"leave {' or '.join(said)} out")
+    several = section.base_urls if isinstance(section.base_urls, list) else []
+    for key, url in [("base_url", section.base_url), *(("base_urls", url) for url in several)]:
+        if url is None:
+            continue
+        try:
+            check_way(section, url)
+        except ValueError as error:
+            what, _, fix = str(error).partition("; ")
+            yield Fault(what, where=places[key], fix=fix)
+
+
 def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
     settings = loaded.settings
     yield from _replacing_fields(loaded)
@@ -588,15 +599,8 @@ def _cross_check(loaded: LoadedSettings) -> Iterator[Fault]:
             fix=f"add [endpoints.{settings.default_endpoint}], or name one of: {there}",
         )
     for name, endpoint in names.items():
-        if isinstance(endpoint, HttpSettings) and endpoint.base_url is not None:
-            where = _at(loaded.origin(f"endpoints.{name}.base_url"), "endpoints", name, "base_url")
-            parts = urlsplit(endpoint.base_url)
-            if parts.scheme == "http" and not is_loopback(parts.hostname) and not endpoint.allow_http:
-                yield Fault(
-                    f"plain http to {parts.hostname}: the key and the prompts would travel unencrypted",
-                    where=where,
-                    fix="use https, or set allow_http = true in this section if the network is yours",
-                )
+        if isinstance(endpoint, HttpSettings):
+            yield from _ways(loaded, name, endpoint)
         found = kind_of(endpoint).fault(endpoint)
         if found is not None:
             key, fault = found

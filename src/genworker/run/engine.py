@@ -137,11 +137,15 @@ class Alone:
     """Makes everything in this process."""
 
     def __init__(self) -> None:
+        self._station: Station | None = None
         self._runner: Runner | None = None
         self._is_draining = False
 
     async def make(self, station: Station, order: Order, watch: Watch | None) -> Ending:
         """See `Maker`."""
+        self._station = station
+        if self._is_draining:
+            station.hurry()
         runner = await station.set_up(order)
         self._runner = runner
         if self._is_draining:
@@ -163,6 +167,8 @@ class Alone:
         self._is_draining = True
         if self._runner is not None:
             self._runner.drain(timeout_s)
+        elif self._station is not None:
+            self._station.hurry()
 
     def abandon(self) -> None:
         """See `Maker`."""

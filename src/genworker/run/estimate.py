@@ -144,7 +144,8 @@ def _price_batches(work: CohortWork, group: Group) -> None:
         group.tier = tier
     if group.usd is not None:
         group.live_usd = group.usd * _times(group, live.price, routes.price_at(live, tier))
-        if kind_of(settings.endpoints[endpoint]).batches is not None:
+        section = settings.endpoints[endpoint]
+        if kind_of(section).takes_batches(section):
             batch = routes.primary(group.model_id, batch=True)
             group.batch_usd = group.usd * _times(group, live.price, batch.price)
     group.usd = group.batch_usd if group.route.batch else group.live_usd

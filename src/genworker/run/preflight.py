@@ -17,7 +17,7 @@ from genworker.core.scheduler import NO_LANE
 from genworker.core.trust import FIRST_CALLS
 from genworker.core.visible import visible
 from genworker.errors import ConfigError, Fault, ProviderError, ProviderUnavailableError, RequestRejectedError
-from genworker.project.endpoints import kind_of
+from genworker.project.endpoints import EndpointSettings, HttpSettings, kind_of, read_urls
 from genworker.project.settings import LoadedSettings
 from genworker.run.routes import Route
 
@@ -106,9 +106,13 @@ class Look:
 
 
 def servers(loaded: LoadedSettings, names: Iterable[str]) -> list[str]:
-    """Those endpoints that are asked over a network."""
+    """Those endpoints that are asked over a network, but for those that the run starts itself."""
     sections = loaded.settings.endpoints
-    return [name for name in dict.fromkeys(names) if kind_of(sections[name]).models is not None]
+    return [
+        name
+        for name in dict.fromkeys(names)
+        if kind_of(sections[name]).models is not None and not getattr(sections[name], "serve", None)
+    ]
 
 
 def busy(lanes: Iterable[int], routes: list[Route]) -> set[str]:
@@ -131,7 +135,7 @@ async def look(loaded: LoadedSettings, names: Iterable[str]) -> Look:
         ConfigError: a key is not set.
     """
     result = Look()
-    await asyncio.gather(*(_look_at(loaded, name, result) for name in servers(loaded, names)))
+    await asyncio.gather(*(_look_at_all(loaded, name, result) for name in servers(loaded, names)))
     return result
 
 
@@ -147,8 +151,26 @@ async def look_or_refuse(loaded: LoadedSettings, names: Iterable[str]) -> Look:
     return found
 
 
-async def _look_at(loaded: LoadedSettings, name: str, result: Look) -> None:
+async def _look_at_all(loaded: LoadedSettings, name: str, result: Look) -> None:
+    """Look at an endpoint; of several servers one that is good is enough."""
     section = loaded.settings.endpoints[name]
+    if not isinstance(section, HttpSettings) or not section.is_several:
+        await _look_at(loaded, name, section, result)
+        return
+    urls = read_urls(section)
+    found = [Look() for _ in urls]
+    pairs = zip(urls, found, strict=True)
+    await asyncio.gather(*(_look_at(loaded, name, section.at(url), one) for url, one in pairs))
+    listed = [one.listed[name] for one in found if name in one.listed]
+    if listed:
+        result.listed[name] = frozenset().union(*listed)
+        return
+    result.silent[name] = found[0].silent.get(name, "")
+    if all(one.faults for one in found):
+        result.faults += found[0].faults
+
+
+async def _look_at(loaded: LoadedSettings, name: str, section: EndpointSettings, result: Look) -> None:
     kind = kind_of(section)
     assert kind.models is not None, "asked of servers"
     lister = kind.models(section, loaded.access(name))
@@ -159,7 +181,7 @@ async def _look_at(loaded: LoadedSettings, name: str, result: Look) -> None:
                 try:
                     names = await lister.models()
                 except ProviderUnavailableError as error:
-                    if error.status is not None or error.may_be_billed:
+                    if error.was_sent:
                         result.silent[name] = error.message
                         return
                     await asyncio.sleep(AGAIN_S)
@@ -181,12 +203,11 @@ async def _look_at(loaded: LoadedSettings, name: str, result: Look) -> None:
     finally:
         await lister.aclose()
     if is_elsewhere:
-        await _look_below_v1(loaded, name, result)
+        await _look_below_v1(loaded, name, section, result)
 
 
-async def _look_below_v1(loaded: LoadedSettings, name: str, result: Look) -> None:
+async def _look_below_v1(loaded: LoadedSettings, name: str, section: EndpointSettings, result: Look) -> None:
     """Look where the list would be if ``base_url`` lacked its version: the usual reason why there is none."""
-    section = loaded.settings.endpoints[name]
     kind = kind_of(section)
     given = kind.address(section)
     if given is None or not kind.has_version or _VERSION.search(urlsplit(given).path):

@@ -11,9 +11,8 @@ from urllib.parse import urlsplit
 
 from genworker.core.batches import scaled
 from genworker.core.budget import ZERO, Price, Tariff
-from genworker.project.endpoints import kind_of
+from genworker.project.endpoints import is_loopback, kind_of
 from genworker.project.sections import PriceSettings
-from genworker.project.settings import is_loopback
 
 if TYPE_CHECKING:
     from genworker.project.settings import Settings

@@ -82,7 +82,8 @@ class CohortWork:
             endpoint = loaded.endpoint_of(key[1])
             found = False
             if endpoint is not None:
-                can = kind_of(loaded.settings.endpoints[endpoint]).batches is not None
+                section = loaded.settings.endpoints[endpoint]
+                can = kind_of(section).takes_batches(section)
                 said = loaded.asks_in_batches(*key, endpoint) if self.batch is None else self.batch
                 found = can and said
             self._in_batches[key] = found

@@ -123,7 +123,7 @@ class Runner:
 
     Args:
         lanes: each job's lane.
-        providers: the provider of each lane.
+        providers: the providers of each lane, by the number of the server. More may join.
         replace: jobs whose answers replace what stands in the store.
         disputed: jobs that are made although another worker may hold their claims.
         tally: counts the rows; by their stages in `progress` without.
@@ -141,7 +141,7 @@ class Runner:
         scheduler: Scheduler,
         membership: Membership,
         lanes: Sequence[int],
-        providers: Sequence[Provider],
+        providers: Sequence[Sequence[Provider]],
         store: GenerationStore,
         work: Work,
         journal: Journal,
@@ -270,6 +270,7 @@ class Runner:
         elif (
             not self._tasks
             and scheduler.lease is None
+            and not scheduler.waits_for_servers
             and (self._tender is None or not self._tender.is_tending)
         ):
             self.outcome.broken = RuntimeError("the scheduler waits for nothing: this is a bug")
@@ -357,7 +358,7 @@ class Runner:
             return
         if not self._clear(job, start.attempt, request):
             return  # it will be started another time, and keeps its claim until then
-        await self._call(job, start.attempt, request)
+        await self._call(start, request)
         if self._scheduler.state(job) not in _GOES_ON:
             await self._store.release(row.stage, row.gen_id)
 
@@ -605,9 +606,10 @@ class Runner:
         )
         return True
 
-    async def _call(self, job: int, attempt: int, request: CompletionRequest) -> None:
+    async def _call(self, start: Start, request: CompletionRequest) -> None:
+        job, attempt = start.job, start.attempt
         row = self._membership.rows[job]
-        provider = self._providers[self._lanes[job]]
+        provider = self._providers[self._lanes[job]][start.server]
         started_at = _timestamp()
         began = self._clock()
         self._progress.calls += 1
@@ -670,6 +672,7 @@ class Runner:
                 cost_usd=came.cost_usd,
                 request_id=came.request_id,
                 latency_s=came.latency_s,
+                server=self._scheduler.server_name(job, start.server),
             )
         )
         # The slot is free, but first `commit` logs the answer: until then only memory has it.

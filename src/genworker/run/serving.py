@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from genworker.core.visible import visible
 from genworker.errors import ServeError
@@ -20,7 +21,7 @@ FIRST_PAUSE_S, MOST_PAUSE_S = 1.0, 60.0
 """Between a death and the next start; doubles while the server does not become ready."""
 MOST_DEATHS = 3
 """Deaths in a row without an answer, after which it is given up."""
-READY_PATHS = ("/health", "/v1/models")
+HEALTH, MODELS = "/health", "/v1/models"
 LAST_BYTES = 2000
 END_S = 25.0
 """Longer than the keeper takes to end a server that does not want to."""
@@ -38,6 +39,7 @@ class Server:
     Attributes:
         port: on the loopback address; the same after a restart.
         gave_up: why it is not started again; ``None`` while it is.
+        is_ready: set while it answers.
     """
 
     def __init__(
@@ -51,17 +53,21 @@ class Server:
         self._tell = tell
         self._process: subprocess.Popen[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._first = asyncio.Event()
+        self._given_up = asyncio.Event()
+        self.is_ready = asyncio.Event()
 
     @property
     def url(self) -> str:
         """Its address, without the version path."""
         return f"http://127.0.0.1:{self.port}"
 
-    async def start(self) -> None:
-        """Start it, and return when it is ready for the first time, or given up."""
+    def start(self) -> None:
+        """Start it, and start it again whenever it ends."""
         self._task = asyncio.get_running_loop().create_task(self._keep())
-        await self._first.wait()
+
+    async def given_up(self) -> None:
+        """Return when it is given up."""
+        await self._given_up.wait()
 
     async def stop(self) -> None:
         """End it and all that it has started."""
@@ -77,10 +83,9 @@ class Server:
             await asyncio.to_thread(self._spawn)
             if await self._is_ready():
                 deaths, pause_s = 0, FIRST_PAUSE_S
-                self._tell(True)
-                self._first.set()
+                self._say(is_ready=True)
                 await self._until_dead()
-                self._tell(False)
+                self._say(is_ready=False)
                 why = "it has ended"
             else:
                 why = "it has ended" if self._is_dead() else f"it did not answer within {self._ready_s:g} s"
@@ -90,10 +95,17 @@ class Server:
                 self.gave_up = (
                     f"{self._command[0]}: {why} {deaths} times without an answer{self._last_words()}"
                 )
-                self._first.set()
+                self._given_up.set()
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(MOST_PAUSE_S, 2 * pause_s)
+
+    def _say(self, *, is_ready: bool) -> None:
+        if is_ready:
+            self.is_ready.set()
+        else:
+            self.is_ready.clear()
+        self._tell(is_ready)
 
     def _spawn(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -120,9 +132,12 @@ class Server:
     async def _is_ready(self) -> bool:
         until_s = asyncio.get_running_loop().time() + self._ready_s
         while not self._is_dead() and asyncio.get_running_loop().time() < until_s:
-            for path in READY_PATHS:
-                if await _answers(self.port, path):
-                    return True
+            # Some servers list their models while they load them: where there is a word of health, it counts.
+            health = await _status(self.port, HEALTH)
+            if health in (404, 405):
+                health = await _status(self.port, MODELS)
+            if health == 200:
+                return True
             await asyncio.sleep(LOOK_S)
         return False
 
@@ -154,8 +169,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _answers(port: int, path: str) -> bool:
-    """Whether a server says 200 to a path."""
+async def _status(port: int, path: str) -> int | None:
+    """What a server says to a path; ``None`` when it says nothing."""
     try:
         async with asyncio.timeout(2.0):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -165,17 +180,36 @@ async def _answers(port: int, path: str) -> bool:
                 )
                 await writer.drain()
                 status = (await reader.readline()).split()
-        return len(status) > 1 and status[1] == b"200"
-    except (OSError, TimeoutError, ValueError):
-        return False
+        return int(status[1])
+    except (OSError, TimeoutError, ValueError, IndexError):
+        return None
 
 
-async def start_servers(servers: Sequence[Server]) -> None:
-    """Start several at once; ready when one of them is.
+async def all_given_up(servers: Sequence[Server]) -> None:
+    """Return when none of them is started again."""
+    for server in servers:
+        await server.given_up()
+
+
+async def start_servers(servers: Sequence[Server], *, hurry: asyncio.Event) -> None:
+    """Start several at once; returns when one of them is ready.
+
+    Args:
+        hurry: nobody waits any more.
 
     Raises:
-        ServeError: none became ready.
+        ServeError: all of them were given up.
     """
-    await asyncio.gather(*(server.start() for server in servers))
+    for server in servers:
+        server.start()
+    lost = asyncio.ensure_future(all_given_up(servers))
+    events = (*(server.is_ready for server in servers), hurry)
+    waited: list[asyncio.Future[Any]] = [lost, *(asyncio.ensure_future(event.wait()) for event in events)]
+    try:
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waited:
+            task.cancel()
+        await asyncio.gather(*waited, return_exceptions=True)
     if all(server.gave_up is not None for server in servers):
         raise ServeError("\n".join(dict.fromkeys(server.gave_up or "" for server in servers)))

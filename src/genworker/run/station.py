@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Collection, Container
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
 from genworker.core.controller import Belief
-from genworker.core.events import Event, RunStarted, Warned
+from genworker.core.events import Event, LaneStopped, RunStarted, Warned
 from genworker.core.lane import Wait
 from genworker.core.lease import Lease
 from genworker.core.membership import Membership
@@ -20,7 +21,6 @@ from genworker.core.progress import Progress, Tally
 from genworker.core.scheduler import Scheduler
 from genworker.core.stages import STAGES, Stage
 from genworker.errors import ConfigError
-from genworker.ports import Provider
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project
 from genworker.project.settings import BatchSettings, LoadedSettings
@@ -29,6 +29,7 @@ from genworker.run.preflight import busy, look_or_refuse, servers
 from genworker.run.requests import open_work
 from genworker.run.routes import endpoint_specs, retry_policy
 from genworker.run.runner import BatchLane, Runner
+from genworker.run.servers import Servers
 from genworker.run.tender import BatchEndpoint, Tender, TenderPolicy
 from genworker.store.batches import Shelf, key_tag
 from genworker.store.cohorts import Modes
@@ -138,6 +139,7 @@ class Station:
         self._detach = detach
         self._batch_endpoints: dict[str, BatchEndpoint] = {}
         self._stack = AsyncExitStack()
+        self._hurry = asyncio.Event()
         self._salvaged: set[tuple[Stage, str]] = set()
         self.work = open_work(project, membership, run_id=run_id, answer_tokens=answer_tokens, batch=batch)
 
@@ -216,7 +218,7 @@ class Station:
         if (
             section.kind != kind
             or kind_of(section).address(section) != url
-            or kind_of(section).batches is None
+            or not kind_of(section).takes_batches(section)
         ):
             return f"[endpoints.{name}] is another one now (it was {kind}, {url})"
         try:
@@ -246,7 +248,10 @@ class Station:
         parents, lanes = self.membership.parents, self.work.routes.lanes
         caps = order.budget.caps
         self.work.is_capped = caps.usd is not None or caps.tokens is not None
-        by_endpoint = [make_provider(self.project.loaded, name) for name in order.endpoints]
+        servers = [self._servers(name) for name in order.endpoints]
+        for one in servers:
+            self._stack.push_async_callback(one.aclose)
+            await one.open(hurry=self._hurry)
         self.stages = bytearray(row.stage.order for row in self.membership.rows)
         self.work.replaced = order.replace
         scheduler = self.scheduler = Scheduler(
@@ -256,7 +261,12 @@ class Station:
             lanes=lanes,
             selected=order.selected,
             lane_specs=order.specs,
-            endpoints=endpoint_specs(settings, order.endpoints, shared=lease is not None),
+            endpoints=[
+                replace(spec, servers=one.names)
+                for spec, one in zip(
+                    endpoint_specs(settings, order.endpoints, shared=lease is not None), servers, strict=True
+                )
+            ],
             max_concurrency=min(settings.max_concurrency, free_descriptors()),
             retry=retry_policy(settings, self.max_wait_s),
             budget=order.budget,
@@ -264,15 +274,11 @@ class Station:
             lease=lease,
             batched=self.tender.match((job, rows[job].stage, rows[job].gen_id) for job in order.jobs),
         )
-        providers = [by_endpoint[spec.endpoint] for spec in order.specs]
-        for provider in dict.fromkeys(providers):
-            self._stack.push_async_callback(provider.aclose)
-            await provider.open()
-        self.runner = Runner(
+        runner = self.runner = Runner(
             scheduler=scheduler,
             membership=self.membership,
             lanes=lanes,
-            providers=providers,
+            providers=[servers[spec.endpoint].providers for spec in order.specs],
             store=self.store,
             work=self.work,
             journal=self.journal,
@@ -291,7 +297,35 @@ class Station:
             },
             detach=self._detach,
         )
-        return self.runner
+        for number, one in enumerate(servers):
+            one.listen(partial(self._admit, number), self._warn, partial(self._lose, number))
+        return runner
+
+    def hurry(self) -> None:
+        """Nobody waits any more for a server to become ready."""
+        self._hurry.set()
+
+    def _servers(self, name: str) -> Servers:
+        return Servers(
+            self.project.loaded, name, lambda server: self.project.paths.served_log_path(self.run_id, server)
+        )
+
+    def _admit(self, endpoint: int, number: int, name: str, is_in: bool) -> None:
+        assert self.runner is not None
+        self.scheduler.admit(endpoint, number, name, is_in=is_in)
+        self.runner.pump()
+
+    def _warn(self, what: str) -> None:
+        self.journal.record(Warned(what))
+
+    def _lose(self, endpoint: int, reason: str) -> None:
+        """Every server of an endpoint is given up."""
+        assert self.runner is not None
+        for lane in self.scheduler.lanes():
+            if lane.spec.endpoint == endpoint and lane.stopped is None:
+                self.scheduler.stop_lane(lane.spec.name, reason)
+                self.journal.record(LaneStopped(lane.spec.name, reason))
+        self.runner.pump()
 
     async def look(self, order: Order) -> Order:
         """The order after a free look at its endpoints: a lane of which nothing is known begins slowly.
@@ -337,13 +371,3 @@ def make_batch_endpoint(loaded: LoadedSettings, name: str) -> BatchEndpoint:
     assert kind.batches is not None, "asked of kinds that take batches"
     tag = key_tag(None if access.key is None else access.key.get_secret_value())
     return BatchEndpoint(name, kind.batches(section, access), kind.address(section), section.kind, tag)
-
-
-def make_provider(loaded: LoadedSettings, name: str) -> Provider:
-    """The provider of an endpoint's section.
-
-    Raises:
-        ConfigError: its key is not set, or the embedded model is not installed.
-    """
-    section = loaded.settings.endpoints[name]
-    return kind_of(section).make(section, loaded.access(name))
