@@ -229,6 +229,56 @@ def test_a_cap_says_how_much_of_it_is_worst_case(tmp_path: Path) -> None:
         assert "is the worst case of" in stopped.stderr
 
 
+def _drafts(number: int) -> list[dict[str, str]]:
+    one = membership_rows(essays=())[0]
+    return [{**one, "gen_id": f"draft-{n:04d}", "replicate": str(n + 1)} for n in range(number)]
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_cap_is_not_passed_where_reasoning_is_billed_beside_the_answer(
+    tmp_path: Path, at_once: int
+) -> None:
+    """max_tokens bounds what is written and not what is thought: $0.09 a call where the list price says $0.001."""
+    billed = {
+        "prompt_tokens": 32,
+        "completion_tokens": 9,
+        "total_tokens": 9041,
+        "completion_tokens_details": {"reasoning_tokens": 9000},
+    }
+    with LLMServer(Options(words=9, latency_s=0.05, usage=lambda request: billed)).in_thread() as server:
+        project = make_project(tmp_path, _drafts(24))
+        text = SETTINGS.format(url=server.openai_url, price="price = { input = 1, output = 10 }")
+        project.configure(text.replace("max_concurrency = 64", f"max_concurrency = {at_once}"))
+        for _ in range(2):
+            done = project.run("run", COHORT, "--max-cost", "0.35")
+            assert done.returncode == 3, done.stderr
+    each = Decimal(32 * 1 + 9009 * 10) / 1_000_000
+    assert 2 * each <= server.paid * each <= Decimal("0.35")
+    assert "bills up to" in done.stderr.replace("\n", " ") or server.paid == 3
+    spent = json.loads(project.run("status", COHORT, "--json").stdout)["money"]["spent_usd"]
+    assert Decimal(spent) == server.paid * each
+
+
+def test_a_cap_is_passed_by_the_calls_in_flight_when_a_cost_is_told_that_is_three_times_the_list(
+    tmp_path: Path,
+) -> None:
+    """Nobody can know before the first answer; from then on the caps count with what was told, and it is said."""
+    at_once, listed = 4, Decimal(1000 * 1 + 100 * 10) / 1_000_000
+    told = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100, "cost": float(3 * listed)}
+    with LLMServer(Options(words=9, latency_s=0.2, usage=lambda request: told)).in_thread() as server:
+        project = make_project(tmp_path, _drafts(60))
+        text = SETTINGS.format(url=server.openai_url, price="price = { input = 1, output = 10 }")
+        project.configure(text.replace("max_concurrency = 64", f"max_concurrency = {at_once}"))
+        cap = 10 * listed
+        done = project.run("run", COHORT, "--max-cost", str(cap))
+    assert done.returncode == 3
+    assert "bills up to" in done.stderr.replace("\n", " ")
+    billed = server.paid * 3 * listed
+    assert cap * Decimal("0.5") <= billed <= cap + at_once * 3 * listed
+    spent = json.loads(project.run("status", COHORT, "--json").stdout)["money"]["spent_usd"]
+    assert Decimal(spent) == billed
+
+
 def test_a_plan_warns_where_nothing_bounds_an_answer(tmp_path: Path) -> None:
     with LLMServer(Options(words=20)).in_thread() as server:
         project = configured(tmp_path, server, replicates=1)

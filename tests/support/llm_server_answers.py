@@ -404,6 +404,8 @@ def _answer(options: Options, request: ParsedRequest, text: str, kind: str) -> d
     if options.served_tier is not None:
         told = answer if request.api == "openai" else answer["usage"]
         told["service_tier"] = options.served_tier(request)
+    if options.usage is not None:
+        answer["usage"] |= options.usage(request)
     if kind == "no-usage":
         del answer["usage"]
     elif kind == "extra-fields":

@@ -253,6 +253,7 @@ class Options:
     honour_max_tokens: bool = False  # cut answers at the request's max tokens, finish_reason "length"
     bill_abandoned: bool = True  # an accepted request stays paid when its client goes away
     served_tier: Callable[[ParsedRequest], str] | None = None  # the tier that an answer says it was served at
+    usage: Callable[[ParsedRequest], dict[str, Any]] | None = None  # fields over those of the answer's usage
     only_below: str = "/"  # any other path is a 404
     listed: tuple[str, ...] = ()  # the names in the list of models
     list_status: int = 200  # of the list of models

@@ -484,6 +484,7 @@ class Crew:
             "capped": [caps.usd is not None, caps.calls is not None, caps.tokens is not None],
             "answer_tokens": station.work.answer_tokens,
             "max_wait_s": station.max_wait_s,
+            "excess": station.work.excess(),
         }
 
     def _refuse(self, hello: Mapping[str, Any]) -> str | None:

@@ -170,6 +170,7 @@ class Worker:
         del work.routes.lanes[:]
         names = [(spec.name, endpoints[spec.endpoint]) for spec in specs]
         self._lease = Lease(names)
+        work.adopt_excess(self._welcome["excess"])
         few: dict[str, int] = self._welcome["first_calls"]
         bare = [spec.shared(few.get(spec.name, 0)) for spec in specs]
         budget = Budget(self._caps([0, 0, 0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, Decimal
 
@@ -206,6 +206,7 @@ class Planner:
                 fix = "leave --if-locked share out, or the cap"
                 raise UsageError([Fault("two workers on one cohort cannot keep one cap", fix=fix)])
             check_caps(caps, loaded, ledger, routes.called(self.membership.rows, jobs), self.work.sampling)
+            self.work.learn_from_store(self._stored())
         self.progress.earlier = ledger.money
         account = self.progress.account = Account(self.run_id, routes.find_price)
         self.journal.listen(account.hear)
@@ -217,6 +218,11 @@ class Planner:
         self.progress.batches, self.progress.landed = self.tender.money, self.tender.landed
         self.progress.cap_usd = budget.caps.usd
         return budget
+
+    def _stored(self) -> Iterator[int]:
+        """The rows that the store holds an answer of, good or not."""
+        names = {stage: self.index.names(stage) for stage in STAGES}
+        return (job for job, row in enumerate(self.membership.rows) if row.gen_id in names[row.stage])
 
     def _count(self, plan: Plan) -> None:
         progress = self.progress

@@ -29,12 +29,14 @@ from genworker.errors import (
 )
 from genworker.project.endpoints import kind_of
 from genworker.project.open import Project, cohort_combos, pair_fault
-from genworker.run.routes import ONE, Route, Routes, cost, unbounded_case, worst_case
+from genworker.run.routes import ONE, Route, Routes, cost, excess_of, unbounded_case, worst_case
 from genworker.store.catalog import TemplateFiles
 from genworker.store.reading import read_generation
 
 EXCESS_MARGIN = Decimal("1.25")
 """How much more than the largest excess that was seen is reserved."""
+PROVEN_BY = 20
+"""Earlier answers of a route that are looked at: what it bills is known then."""
 PARENTS_NOTED = 65_536
 """Digests of parents' texts that are kept for the metadata: far more than calls can be out at a time."""
 
@@ -194,6 +196,42 @@ class CohortWork:
         if charge is not None:
             self._learn(route, request, charge)
         return charge
+
+    def learn_from_store(self, jobs: Iterable[int]) -> None:
+        """See what earlier answers were billed: under a cap a route need not prove itself in each run.
+
+        Args:
+            jobs: those that the store holds an answer of.
+        """
+        missing = {route: PROVEN_BY for route in self.routes.by_lane}
+        for job in jobs:
+            route = self.route(job)
+            if not missing.get(route):
+                continue
+            row = self.membership.rows[job]
+            try:
+                facts = read_generation(self.project.paths.gens_root, row.stage, row.gen_id).facts
+            except (StoreError, ValueError):
+                continue
+            times = excess_of(route, facts)
+            if times is None or (facts.endpoint, facts.model) != (route.endpoint, route.model):
+                continue
+            self._excess[route] = max(
+                self._excess.get(route, ONE), times * EXCESS_MARGIN if times > 1 else ONE
+            )
+            missing[route] -= 1
+            if not any(missing.values()):
+                return
+
+    def excess(self) -> dict[str, str]:
+        """How many times more than its bound each route was seen to bill, by its name."""
+        return {route.name: str(times) for route, times in self._excess.items()}
+
+    def adopt_excess(self, known: Mapping[str, str]) -> None:
+        """Take over what another process has seen; see `excess`."""
+        for route in self.routes.by_lane:
+            if (times := known.get(route.name)) is not None:
+                self._excess[route] = Decimal(times)
 
     def _learn(self, route: Route, request: CompletionRequest, charge: Charge) -> None:
         """Compare a bill with what list price and `max_tokens` bound it to."""

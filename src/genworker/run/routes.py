@@ -12,6 +12,7 @@ from decimal import Decimal
 from genworker.core.batches import BatchSpec
 from genworker.core.budget import ZERO, Charge, Price, most_input_tokens
 from genworker.core.completion import CompletionRequest, Sampling, Usage
+from genworker.core.facts import Facts
 from genworker.core.lane import LaneSpec
 from genworker.core.membership import MembershipRow
 from genworker.core.scheduler import NO_LANE, EndpointSpec, RetryPolicy
@@ -304,6 +305,22 @@ def worst_case(
         excess: how many times more than a bound by list price and ``max_tokens`` the route was seen to bill.
     """
     return _at_most(route, request, longest_answer(route, request.sampling), excess, prices)
+
+
+def excess_of(route: Route, facts: Facts) -> Decimal | None:
+    """How many times more an answer was billed than its list price and ``max_tokens`` allow.
+
+    Returns:
+        ``None`` where the metadata do not say what was asked or billed.
+    """
+    read, written = facts.usage.input_tokens, facts.usage.output_tokens
+    most = facts.max_tokens
+    if read is None or written is None or most is None:
+        return None
+    times = Decimal(read + written) / (read + most) if read + most else ONE
+    if route.price is not None and facts.cost_usd is not None and (bound := route.price.at_most(read, most)):
+        times = max(times, facts.cost_usd / bound)
+    return times
 
 
 def unbounded_case(route: Route, request: CompletionRequest, prices: Sequence[Price] = ()) -> Charge:
