@@ -150,8 +150,12 @@ def drafts_only(count: int) -> Iterator[tuple[str, ...]]:
         yield ("draft", gen, COHORT, "", COMBO, "note", "m1", str(number))
 
 
-def write_project(root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_flight: int) -> int:
+def write_project(
+    root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_flight: int, kind: str = "openai"
+) -> int:
     """A project whose one model is served by `url`; returns its number of rows."""
+    # The server tells replicates apart by the seed; Messages has none.
+    own = "seed = true\n" if kind == "openai" else ""
     raw = root / "data" / "1_raw"
     files = {
         "concepts_metadata.csv": "concept_id,name,active\ntides,Tides,True\nlocks,Locks,True\n",
@@ -169,8 +173,7 @@ def write_project(root: Path, rows: Iterator[tuple[str, ...]], url: str, *, in_f
         + "".join(f"{COMBO},v1,{name},paragraph,2,2026-01-01\n" for name in CONCEPTS),
         "../../config/genworker.toml": 'default_endpoint = "bench"\n'
         f"max_concurrency = {in_flight}\n"
-        f'[endpoints.bench]\nkind = "openai"\nbase_url = "{url}"\nmax_concurrency = {in_flight}\n'
-        "seed = true\n",  # the server tells replicates apart by it
+        f'[endpoints.bench]\nkind = "{kind}"\nbase_url = "{url}"\nmax_concurrency = {in_flight}\n{own}',
     }
     for name, text in files.items():
         path = (raw / name).resolve()

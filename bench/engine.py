@@ -23,20 +23,20 @@ from bench.common import (
 )
 
 
-def run_genworker(url: str, count: int, in_flight: int) -> Measured:
+def run_genworker(url: str, count: int, in_flight: int, kind: str = "openai") -> Measured:
     """A fresh project of `count` drafts, run to its end."""
     root = workplace("engine")
-    write_project(root, drafts_only(count), url, in_flight=in_flight)
+    write_project(root, drafts_only(count), url, in_flight=in_flight, kind=kind)
     result = measure(genworker("run", COHORT, "--quiet"), cwd=root, cpu=0)
     done = sum(1 for _ in (root / "data/gens/draft").glob("*/metadata.json"))
     assert (result.exit_code, done) == (0, count), result.output
     return result
 
 
-def run_bare(url: str, count: int, in_flight: int) -> Measured:
+def run_bare(url: str, count: int, in_flight: int, kind: str = "openai") -> Measured:
     """The bare loop, `count` calls."""
     script = str(Path(__file__).with_name("bare_sdk.py"))
-    result = measure([sys.executable, script, url, str(count), str(in_flight)], cpu=0)
+    result = measure([sys.executable, script, url, str(count), str(in_flight), kind], cpu=0)
     assert result.exit_code == 0, result.output
     return result
 
@@ -45,14 +45,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kind", choices=("openai", "anthropic"), default="openai")
+    parser.add_argument("--in-flight", type=int, nargs="*", default=[64, 256])
     options = parser.parse_args(arguments)
     rows, record = [], []
     with server("--no-records") as remote:
-        for in_flight in (64, 256):
+        url = remote.openai_url if options.kind == "openai" else remote.anthropic_url
+        for in_flight in options.in_flight:
             pairs = [
                 (
-                    run_bare(remote.openai_url, options.count, in_flight),
-                    run_genworker(remote.openai_url, options.count, in_flight),
+                    run_bare(url, options.count, in_flight, options.kind),
+                    run_genworker(url, options.count, in_flight, options.kind),
                 )
                 for _ in range(options.rounds)
             ]
@@ -68,8 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append([f"  bare / genworker, {in_flight} in flight", f"{ratio:.2f} ×", "", ""])
             record.append({"ratio_cpu_bare_over_genworker": ratio, "in_flight": in_flight})
     publish(
-        "engine",
-        f"Engine: {options.count} generations, zero latency, median of {options.rounds}",
+        "engine" if options.kind == "openai" else f"engine-{options.kind}",
+        f"Engine, {options.kind}: {options.count} generations, zero latency, median of {options.rounds}",
         ["", "CPU s per 1000", "generations/s", "peak RSS MB"],
         rows,
         record,

@@ -1,5 +1,6 @@
 """``python -m genworker`` and the console script: hears signals first, then imports the rest."""
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,8 @@ def open_streams() -> None:
 
 def main() -> None:
     """The command line."""
+    # Modules, and a million rows, live as long as the command: walking them again and again finds nothing.
+    gc.set_threshold(100_000, 50, 100)
     try:
         open_streams()
         signals.listen()

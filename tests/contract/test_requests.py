@@ -10,6 +10,8 @@ import asyncio
 import inspect
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -254,3 +256,24 @@ def test_a_header_that_none_may_have_is_not_sent(kind: str, value: str) -> None:
     assert error.scope is Scope.ENDPOINT
     assert "cannot be sent" in str(error)
     assert KEY not in str(error)
+
+
+def test_the_types_of_answers_are_imported_when_they_are_asked_for() -> None:
+    script = """
+import sys
+import genworker.providers.openai as ours
+few = sum(name.startswith("openai.types.") for name in sys.modules)
+import openai, openai.types.responses
+from openai.types import CompletionUsage, chat
+assert few < 200, few
+assert CompletionUsage(completion_tokens=1, prompt_tokens=2, total_tokens=3).total_tokens == 3
+assert chat.ChatCompletion is openai.types.chat.ChatCompletion
+assert openai.types.responses.Response.__module__ == "openai.types.responses.response"
+assert type(openai.types) is type(openai)
+try:
+    openai.types.Nothing
+except AttributeError:
+    print("as ever")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ran.stdout == "as ever\n", ran.stderr

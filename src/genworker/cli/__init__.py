@@ -74,8 +74,6 @@ def root(
 
 def main() -> None:
     """The console script."""
-    # A million rows live as long as the command; walking them again and again finds nothing to collect.
-    gc.set_threshold(100_000, 50, 100)
     signals.listen()
     try:
         app(prog_name="genworker")

@@ -35,7 +35,11 @@ class Written:
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, in their order, as JSON has them."""
-        return {name: _json_value(getattr(self, name)) for name in field_names(type(self))}
+        record = {}
+        for name in field_names(type(self)):
+            value = getattr(self, name)
+            record[name] = value if type(value) in _PLAIN else _json_value(value)
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +171,8 @@ class MalformedFacts(Written):
     finished_at: str
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Types whose values stand in JSON as they are; most fields have one of them."""
 _NAMES: dict[type, tuple[str, ...]] = {}
 
 

@@ -291,6 +291,8 @@ class EndpointKind:
     def longest_answer(self, sampling: Sampling) -> int | None:
         """The most tokens that a call's answers may have together; ``None``: nothing limits them."""
         extra = sampling.extra_body
+        if not extra:
+            return sampling.max_tokens
         limits = [sampling.max_tokens, *(_number_at(extra, name) for name in self.bounds)]
         # The largest: which of several an endpoint heeds is its own affair.
         known = [limit for limit in limits if limit is not None]

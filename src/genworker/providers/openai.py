@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
 from pydantic import SecretStr
 
 from genworker.core.completion import CompletionRequest
+from genworker.providers.later import run_later
 from genworker.providers.sdk import SdkProvider
+
+with run_later("openai.types"):
+    import openai
 
 
 class OpenAIProvider(SdkProvider):

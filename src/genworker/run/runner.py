@@ -182,6 +182,7 @@ class Runner:
         self._texts: dict[int, str] = {}
         self._uses: dict[int, int] = {}
         self._loaded: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._will_pump = False
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: Timer | None = None
         self._finished: asyncio.Future[None] | None = None
@@ -300,6 +301,16 @@ class Runner:
                 self._scheduler.abandoned(job)
             elif self._scheduler.state(job) is JobState.COMMITTING:
                 self._scheduler.lost(job, f"internal error: {error}")
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Pump once for all that happens in this turn of the loop."""
+        if not self._will_pump:
+            self._will_pump = True
+            asyncio.get_running_loop().call_soon(self._pump_now)
+
+    def _pump_now(self) -> None:
+        self._will_pump = False
         self.pump()
 
     def _cancel_timers(self) -> None:
@@ -676,7 +687,7 @@ class Runner:
             )
         )
         # The slot is free, but first `commit` logs the answer: until then only memory has it.
-        asyncio.get_running_loop().call_soon(self.pump)
+        self._pump_soon()
         await self._commit(job, answer)
 
     def _count(self, max_tokens: int | None, completion: Completion) -> None:
