@@ -481,3 +481,32 @@ def test_an_answer_as_text_and_a_status_as_text_are_read(server: BatchServer) ->
     assert found.completion.text == "hi"
     assert other is not None
     assert isinstance(other.error, RequestRejectedError)
+
+
+@pytest.mark.parametrize(
+    ("named", "asked"),
+    [
+        ("{here}/v1/messages/batches/x/results?part=1", "/v1/messages/batches/x/results?part=1"),
+        ("https://elsewhere.example/v1/messages/batches/x/results", None),
+        ("{here}@elsewhere.example/results", None),
+        ("{here}/v1/../admin", None),
+        ("{here}/v1/a b", None),
+        (7, None),
+    ],
+)
+def test_results_are_asked_for_at_no_other_host_than_the_configured_one(
+    named: object, asked: str | None, server: BatchServer, tmp_path: Path
+) -> None:
+    address = named.replace("{here}", server.anthropic_url) if isinstance(named, str) else named
+    tell = server._anthropic
+
+    async def go() -> None:
+        provider = make("anthropic", server)
+        batch_id = await submit(provider, write(tmp_path / "r", provider, ["x"]), 1)
+        server.advance(61)
+        server._anthropic = lambda batch: {**tell(batch), "results_url": address}  # type: ignore[method-assign]
+        look = await provider.look(batch_id)
+        usual = f"/v1/messages/batches/{batch_id}/results"
+        assert look.results == {"output": usual if asked is None else asked}
+
+    run(go)

@@ -86,6 +86,7 @@ class Story:
         since_s: by the times of the provider's own listing, before the first create; what is older is not
             this one.
         before: batches that were listed shortly before the first create: none of them is this one.
+        asked_s: when the last create went out, by the clock of the machine that sent it.
         created_s: when the batch was made; ``None`` as long as it is not known to be.
         is_uncertain: a create went out and nobody knows yet what became of it.
         sought_s: since when no call of ours can still be under way.
@@ -104,6 +105,7 @@ class Story:
     batch_id: str | None = None
     since_s: float | None = None
     before: tuple[str, ...] = ()
+    asked_s: float | None = None
     created_s: float | None = None
     is_uncertain: bool = False
     sought_s: float | None = None
@@ -168,6 +170,7 @@ def _after(story: Story, kind: Line, line: Mapping[str, Any]) -> Story:
             return replace(
                 story,
                 is_uncertain=True,
+                asked_s=float(line.get("at_s") or 0.0),
                 sought_s=None,
                 creates=story.creates + 1,
                 since_s=since,

@@ -104,20 +104,29 @@ class AnthropicBatches:
         return Look(
             status,
             is_final=ended,
-            results={"output": batch_id} if ended and record.get("results_url") else {},
+            results={"output": self._source(batch_id, record)} if ended and record.get("results_url") else {},
             is_complete=bool(record.get("results_url")) or not some,
             ended_s=time_s(record.get("ended_at")),
             answered=number(counts.get("succeeded")),
         )
 
+    def _source(self, batch_id: str, record: Mapping[str, Any]) -> str:
+        """Where the results are: the path that the answer names where it leads to the endpoint's own host."""
+        usual = f"/v1/messages/batches/{batch_id}/results"
+        path = self._calls.own_path(record.get("results_url"))
+        return usual if path is None else path
+
     async def fetch(self, source: str, sink: IO[bytes], requests: Path) -> None:
-        """See `genworker.ports.BatchProvider.fetch`. The address that an answer names is not asked."""
-        await self._calls.download(self._address(source, "results"), sink)
+        """See `genworker.ports.BatchProvider.fetch`. No other host is asked, whatever an answer names."""
+        await self._calls.download(self._calls.address_of(source), sink)
 
     async def first_name(self, batch_id: str) -> str | None:
         """See `genworker.ports.BatchProvider.first_name`."""
+        look = await self.look(batch_id)
+        if "output" not in look.results:
+            return None
         head = io.BytesIO()
-        await self._calls.download(self._address(batch_id, "results"), head, first_line=True)
+        await self._calls.download(self._calls.address_of(look.results["output"]), head, first_line=True)
         return first_name_in(head.getvalue())
 
     def decode(self, line: bytes) -> BatchResult | None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import IO, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 
@@ -61,6 +61,24 @@ class BatchCalls:
     def address(self, *parts: str) -> str:
         """A path below the endpoint's own address; names that came from outside stay names."""
         return str(self._client.base_url.join("/".join(quote(part, safe="") for part in parts)))
+
+    def own_path(self, url: object) -> str | None:
+        """The path of an address below the endpoint's own, with its query; ``None`` for any other."""
+        base = urlsplit(str(self._client.base_url))
+        try:
+            parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
+        except ValueError:
+            return None
+        if parts is None or (parts.scheme, parts.netloc) != (base.scheme, base.netloc):
+            return None
+        if not parts.path.startswith(base.path) or ".." in parts.path:
+            return None
+        path = parts.path[len(base.path.rstrip("/")) :]
+        return f"{path}?{parts.query}" if parts.query else path
+
+    def address_of(self, path: str) -> str:
+        """The whole address of such a path."""
+        return str(self._client.base_url).rstrip("/") + path
 
     async def record(self, method: str, address: str, **parts: Any) -> dict[str, Any]:
         """Ask once; the answer's JSON object.

@@ -189,8 +189,6 @@ class Station:
         if warning is not None:
             self.journal.record(Warned(warning))
         batches = self.project.loaded.settings.batches
-        for what in small_values(batches):
-            self.journal.record(Warned(what))
         self.tender = Tender(
             Shelf(paths, self.run_id, group_permissions=group),
             endpoint_of=self._batch_endpoint_of,
@@ -274,6 +272,9 @@ class Station:
             lease=lease,
             batched=self.tender.match((job, rows[job].stage, rows[job].gen_id) for job in order.jobs),
         )
+        if any(spec.batch is not None for spec in order.specs) or self.tender.batches:
+            for what in small_values(self.project.loaded.settings.batches):
+                self.journal.record(Warned(what))
         runner = self.runner = Runner(
             scheduler=scheduler,
             membership=self.membership,

@@ -193,7 +193,7 @@ class Held:
     @property
     def age_s(self) -> float:
         """Seconds since it was made, as far as that is known."""
-        since = self.batch.story.created_s or self.batch.story.since_s or time.time()
+        since = self.batch.story.asked_s or self.batch.story.created_s or time.time()
         return max(0.0, time.time() - since)
 
 
@@ -607,10 +607,10 @@ class Tender:
                     await self._leaving.wait()
 
     def _may_appear(self, held: Held, error: Exception) -> bool:
-        """Whether what the provider does not find was made, or has ended, only just now."""
+        """Whether a batch that the provider does not find was made only just now."""
         story = held.batch.story
-        since = story.facts.get("at_s") if story.status is not None else story.created_s
-        is_new = isinstance(since, int | float) and 0 <= time.time() - since < self._policy.settle_s
+        is_made = story.created_s is not None and story.status is None
+        is_new = is_made and held.age_s < self._policy.settle_s
         return is_new and isinstance(error, RequestRejectedError) and error.status == 404
 
     def _is_at_hand(self, held: Held) -> bool:
