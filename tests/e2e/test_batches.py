@@ -119,7 +119,7 @@ def test_the_first_interrupt_leaves_batches_out_and_says_so(server: BatchServer,
     assert [(each["rows"], each["state"]) for each in shown] == [(3, "running")]
     server.advance(2000.0)
     assert project.run("run", COHORT, "--plain").returncode == 0
-    assert record(project, "batches") == {"batches": []}
+    assert record(project, "batches")["batches"] == []
     assert sorted(server.billed().values()) == [1] * 3
 
 
@@ -507,7 +507,7 @@ def test_an_upload_that_is_refused_gives_the_rows_back(server: BatchServer, tmp_
     server.uploads.append("413")
     result = project.run("run", COHORT, "--plain")
     assert result.returncode == 1
-    assert record(project, "batches") == {"batches": []}
+    assert record(project, "batches")["batches"] == []
     assert project.run("run", COHORT, "--plain").returncode == 0
     assert sum(server.billed().values()) == 2
 

@@ -35,6 +35,7 @@ NEWEST = 100
 _STREAMED = {"X-Stainless-Raw-Response": "stream"}
 """How the SDKs are told to leave a body unread."""
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_URL = re.compile(r"[!-~]{1,4096}")
 
 
 class BatchCalls:
@@ -66,7 +67,7 @@ class BatchCalls:
         """The path of an address below the endpoint's own, with its query; ``None`` for any other."""
         base = urlsplit(str(self._client.base_url))
         try:
-            parts = urlsplit(url) if isinstance(url, str) and url.isascii() and url.isprintable() else None
+            parts = urlsplit(url) if isinstance(url, str) and _URL.fullmatch(url) else None
         except ValueError:
             return None
         if parts is None or (parts.scheme, parts.netloc) != (base.scheme, base.netloc):
