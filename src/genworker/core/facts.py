@@ -278,7 +278,7 @@ class Facts:
     @property
     def replicate(self) -> int | None:
         """The number of the replicate, from 1."""
-        number = self._whole("replicate")
+        number = _number(self.record.get("replicate"))
         return number if number is not None and number >= 1 else None
 
     @property
@@ -507,15 +507,26 @@ def _counts(usage: Mapping[str, Any]) -> Mapping[str, Any]:
     for name, older in _TOKEN_NAMES:
         if name not in counts and older in counts:
             counts[name] = counts[older]
-        value = counts.get(name)
-        if isinstance(value, str) and value.isdecimal():
-            counts[name] = int(value)
+        if name in counts:
+            counts[name] = _number(counts[name])
     for name, older, part in _TOKEN_DETAILS:
         if older in counts and name not in counts:
             details = counts[older]
             if isinstance(details, dict) and part in details:
                 counts[name] = details[part]
     return counts
+
+
+def _number(value: object) -> int | None:
+    """A whole number as any tool spells it: ``2``, ``2.0``, ``"2"``."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < _MOST_DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return whole(value)
+
+
+_MOST_DIGITS = 20
 
 
 def _files(files: Mapping[Any, Any]) -> Iterator[tuple[str, FileFacts]]:

@@ -173,7 +173,7 @@ def judged_anew(facts: Facts) -> Facts:
     Another tool's word that the answer was cut off is no judgement of a parser, and stays.
     """
     kept = facts.without("truncated", "failure", "files", "min_lines", "min_chars")
-    if facts.is_cut and "failure" not in facts.record:
+    if facts.is_cut and not isinstance(facts.record.get("failure"), Mapping):
         return kept.changed(finish_reason=FinishReason.LENGTH.value)
     return kept
 
