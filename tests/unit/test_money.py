@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from genworker.core.account import Fold
 from genworker.core.budget import Price, Tariff
 from genworker.core.events import event_from_json
 from genworker.core.facts import Facts
@@ -133,3 +134,31 @@ def test_amounts_are_written_exactly() -> None:
     assert [usd_text(Decimal(text)) for text in ("0", "2.5", "1E+2", "0.00420", "1E-7")] == [
         *("0.00", "2.50", "100.00", "0.0042", "0.0000001")
     ]
+
+
+def test_a_closed_account_counts_what_was_out_once() -> None:
+    """`close` may be called again, as when a reader follows a run that is still under way."""
+    fold = Fold("run-1")
+    for word, facts in (calling("g1"), calling("g2"), end("answered", "g1", usage=USAGE, cost_usd="0.01")):
+        event = event_from_json({**DEFAULTS, **facts, "event": word})
+        assert event is not None
+        fold.add(event)
+    fold.odd()
+    for _ in range(2):
+        run = fold.close()
+        (sums,) = run.spending.values()
+        assert (sums.uncertain_calls, sums.possible_usd) == (1, Decimal("2.00"))
+    assert run.odd_lines == 1
+
+
+def test_without_a_price_what_needs_one_has_no_sum() -> None:
+    fold = Fold("run-1")
+    for word, facts in (calling("g1"), end("answered", "g1", usage=USAGE), calling("g2", worst_usd=None)):
+        event = event_from_json({**DEFAULTS, **facts, "event": word})
+        assert event is not None
+        fold.add(event)
+    (sums,) = fold.close().spending.values()
+    assert (sums.spent_at(None), sums.possible_at(None)) == (None, None)
+    assert sums.spent_at(PRICE) == Decimal("0.002")
+    assert sums.possible_at(PRICE) == Decimal("0.05")  # 5,000 tokens, as if all were of an answer
+    assert sums.unpriced_calls == 2

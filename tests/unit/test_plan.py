@@ -144,3 +144,11 @@ def test_a_shard_keeps_its_lineages_when_the_cohort_grows() -> None:
     shard = StaticShard(2, 3, Fraction(1, 3))
     known = {f"g{n}" for n in range(300) if shard.has(f"g{n}")}
     assert 60 < len(known) < 140
+
+
+def test_rows_are_counted_by_stage_and_state() -> None:
+    counts = planned(failed="d1", done="d2 e2").counts()
+    assert counts[Stage.DRAFT] == {RowState.DONE: 1, RowState.FAILED: 1}
+    assert counts[Stage.ESSAY] == {RowState.DONE: 1, RowState.BLOCKED: 1}
+    assert counts[Stage.EVALUATION] == {RowState.MISSING: 1, RowState.BLOCKED: 2}
+    assert planned(failed="d1").count(Stage.ESSAY, RowState.BLOCKED) == 1

@@ -440,3 +440,70 @@ def test_lineages_end_near_the_bound_and_a_barrier_does_not(seed: int) -> None:
     assert played.makespan_s <= 1.45 * played.bound_s
     held = play([heavy], lineages=2000, seed=seed, barrier=True)
     assert held.makespan_s >= 1.6 * held.bound_s
+
+
+def test_a_handed_over_row_is_the_fallbacks_own() -> None:
+    """The lanes' counts of open rows say who still has work: they decide about shared slots and beliefs."""
+    specs = (LaneSpec(0, "one", fallback=1), LaneSpec(1, "two"))
+    subject = scheduler([0, 0], lanes=[0, 0], specs=specs, endpoints=2)
+    job = start(subject)
+    refusal = RequestRejectedError("no", scope=Scope.ROW)
+    assert subject.refused(job, refusal, 1.0) == Retry(1.0, "two")
+    assert [lane.open_jobs for lane in subject.lanes()] == [1, 1]
+    done(subject, start(subject, 2.0), 3.0)
+    done(subject, start(subject, 4.0), 5.0)
+    assert [lane.open_jobs for lane in subject.lanes()] == [0, 0]
+    assert subject.finished
+
+
+def test_a_row_whose_prompt_cannot_be_made_gives_its_slot_back() -> None:
+    subject = scheduler([0, 0], concurrency=1)
+    began = subject.next_start(0.0)
+    assert began is not None
+    subject.failed_before_call(began.job, "its template has no file")
+    assert (subject.in_flight, subject.state(began.job)) == (0, JobState.FAILED)
+    assert start(subject, 1.0) != began.job
+
+
+def test_a_lane_that_is_stopped_elsewhere_stops_here_once() -> None:
+    subject = scheduler([0, 0, 1], [-1, -1, 0])
+    job = start(subject)
+    subject.stop_lane("two", "of another endpoint")
+    assert subject.stopped_lanes() == []
+    subject.stop_lane("one", "another worker found it out")
+    subject.stop_lane("one", "a later reason is no news")
+    assert subject.stopped_lanes() == [("one", "another worker found it out")]
+    # What is out may still arrive; what waits ends, with the reason.
+    assert [subject.state(other) for other in range(3)] == [
+        JobState.RUNNING,
+        JobState.STOPPED,
+        JobState.WAITING,
+    ]
+    assert "another worker found it out" in subject.reasons[1]
+    done(subject, job)
+    assert subject.state(2) is JobState.STOPPED
+    assert subject.finished
+
+
+def test_ended_rows_are_told_once() -> None:
+    subject = scheduler([0, 0])
+    for job in start_all(subject, until_s=1.0):
+        done(subject, job, 2.0)
+    assert sorted(subject.take_ended()) == [0, 1]
+    assert subject.take_ended() == []
+
+
+def test_what_costs_twice_what_is_left_waits_for_the_calls_that_are_out() -> None:
+    subject = scheduler([0, 0], budget=Budget(Caps(usd=Decimal("0.015"))))
+    first = start(subject)
+    began = subject.next_start(1.0)
+    assert began is not None
+    assert not subject.clear(began.job, CALL, 1.0)
+    assert subject.state(began.job) is JobState.PARKED
+    assert (subject.in_flight, subject.capped) == (1, None)
+    subject.answered(first, answer(), 2.0, Charge(Decimal("0.001"), 1, 10))
+    subject.committed(first)
+    assert start(subject, 3.0) == began.job  # the worst case was more than the answer cost
+    done(subject, began.job, 4.0)
+    assert subject.finished
+    assert subject.capped is None
