@@ -142,6 +142,48 @@ def test_a_cap_is_kept_to_the_call_when_a_worker_is_killed(tmp_path: Path) -> No
         assert server.received >= 40 - 6, "calls of the killed one that were recorded and not sent"
 
 
+@pytest.mark.slow
+def test_status_tells_what_each_worker_does_and_holds(tmp_path: Path) -> None:
+    with LLMServer(Options(latency_s=0.3, words=12)).in_thread() as server:
+        project = make_project(tmp_path, many(150))
+        project.use_server(server.openai_url, extra="max_concurrency = 6\nrpm = 1200")
+        driver = project.start("run", COHORT, "--plain", *CREW, "2")
+        until = time.monotonic() + 60
+        while True:
+            assert time.monotonic() < until
+            assert driver.poll() is None
+            record = json.loads(project.run("status", COHORT, "--json").stdout)
+            crew = [member for worker in record["workers"] for member in worker.get("crew", [])]
+            if len(crew) == 2 and all(member["leased"] for member in crew):
+                break
+        said = project.run("status", COHORT).stdout
+        places = [member["leased"]["endpoint places test"] for member in crew]
+        assert {place["of"] for place in places} == {6}
+        assert 1 <= sum(place["share"] for place in places) <= 6
+        rates = [member["leased"]["endpoint starts test"] for member in crew]
+        assert sum(rate["share"] for rate in rates) <= 0.98 * 20 + 0.01
+        assert not any(member["is_lost"] for member in crew)
+        assert "  worker 1: " in said
+        assert "endpoint starts test" in said
+        driver.send_signal(signal.SIGINT)
+        assert finish(driver)[0] == 130
+
+
+@pytest.mark.slow
+def test_two_workers_write_what_one_process_writes_at_the_other_kind_of_endpoint(tmp_path: Path) -> None:
+    rows = membership_rows()  # with copies
+    trees = []
+    with LLMServer(Options(words=12)).in_thread() as server:
+        for name, options in (("crew", (*CREW, "2")), ("alone", ())):
+            project = make_project(tmp_path / name, rows)
+            project.use_server(server.anthropic_url, kind="anthropic", extra="max_concurrency = 6")
+            assert project.run("run", COHORT, "--plain", *options).returncode == 0
+            again = project.run("run", COHORT, "--plain")
+            assert "No calls made" in again.stderr
+            trees.append(project.tree())
+    assert trees[0] == trees[1]
+
+
 class _Without(LocalEngine):
     """Workers that start in an environment without a key."""
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from collections import deque
 from decimal import Decimal
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genworker.core.budget import Caps, Charge
+from genworker.core.completion import Completion, FinishReason, Usage
+from genworker.core.controller import TUNING
 from genworker.core.coordinator import (
     Coordinator,
     EndpointTotals,
+    LaneNeed,
     LaneTotals,
     Purse,
     Question,
@@ -20,6 +25,9 @@ from genworker.core.coordinator import (
     Totals,
     kind,
 )
+from genworker.core.lane import LaneSpec
+from genworker.core.lease import CATCH_UP_S, Lease
+from genworker.core.scheduler import EndpointSpec, Scheduler
 from genworker.core.shares import Pool
 from support.crew import Play, World
 
@@ -165,3 +173,62 @@ def test_a_worker_that_was_proven_dead_gets_no_answer_and_its_money_is_settled()
     assert crew.allowed().usd == 0
     assert crew.money.spent.usd == Decimal("0.3")
     assert crew.sync(Question("a", 3, 1, 2), 101.0) is None
+
+
+def _starts(jobs: int, places: int, per_s: float, latency_s: float, *, by_lease: bool) -> list[float]:
+    """When one scheduler begins its calls: by itself, or as the only worker of a coordinator."""
+    rpm = None if per_s == math.inf or by_lease else 60.0 * per_s / TUNING.share
+    lease = Lease([("lane", "endpoint")]) if by_lease else None
+    scheduler = Scheduler(
+        stages=[0] * jobs,
+        parents=[-1] * jobs,
+        lanes=[0] * jobs,
+        selected=b"\x01" * jobs,
+        lane_specs=[LaneSpec(0, "lane")],
+        endpoints=[EndpointSpec(places, rpm)],
+        max_concurrency=places,
+        lease=lease,
+    )
+    totals = Totals(places, {"lane": LaneTotals("endpoint")}, {"endpoint": EndpointTotals(places, per_s)})
+    coordinator = Coordinator(totals, [Shard(0, jobs, {"lane": jobs})], crew=1)
+    coordinator.join("w", 0.0)
+    answer = Completion("text", FinishReason.STOP, Usage(5, 5), latency_s)
+    out: deque[tuple[float, int]] = deque()
+    starts: list[float] = []
+    seq = ack = epoch = step = 0
+    have: list[int] = []
+    while len(starts) < jobs:
+        now_s, step = step * 0.005, step + 1
+        if lease is not None and step % 50 == 1:
+            seq += 1
+            (lane,) = scheduler.lanes()
+            need = {"lane": LaneNeed(lane.open_jobs, lane.in_flight)}
+            question = Question("w", seq, epoch, ack, have, free=jobs, lanes=need)
+            reply = coordinator.sync(question, now_s)
+            assert reply is not None
+            have, ack, epoch = [*have, *reply.give], reply.seq, reply.epoch
+            lease.renew(reply.shares, now_s + reply.lease_s, now_s)
+        while out and out[0][0] <= now_s:
+            _, job = out.popleft()
+            scheduler.answered(job, answer, now_s)
+            scheduler.committed(job)
+        while (begun := scheduler.next_start(now_s)) is not None:
+            assert scheduler.clear(begun.job, Charge(), now_s)
+            out.append((now_s + latency_s, begun.job))
+            starts.append(now_s)
+    return starts
+
+
+@given(
+    places=st.integers(1, 40),
+    per_s=st.sampled_from([5.0, 30.0, 120.0, math.inf]),
+    latency_s=st.sampled_from([0.05, 0.4]),
+)
+@settings(max_examples=12, deadline=None)
+def test_one_worker_without_faults_starts_its_calls_as_a_run_by_itself_does(
+    places: int, per_s: float, latency_s: float
+) -> None:
+    alone = _starts(80, places, per_s, latency_s, by_lease=False)
+    leased = _starts(80, places, per_s, latency_s, by_lease=True)
+    # A leased share may be caught up for longer: earlier by that, and never later than a few steps.
+    assert all(-CATCH_UP_S - 0.03 <= b - a <= 0.03 for a, b in zip(alone, leased, strict=True))

@@ -219,7 +219,7 @@ def worker_lines(worker: dict[str, Any]) -> list[str]:
         parts += ["stopping"] if worker["stopping"] else []
     else:
         parts.append("it has just begun")
-    lines = [" · ".join(parts)]
+    lines = [" · ".join(parts), *map(_crew_line, worker.get("crew", []))]
     for lane in worker.get("waiting", []):
         wait = Wait(lane["lane"], lane.get("why", ""), lane.get("for_s", 0.0), lane["seconds"])
         lines.append(f"  {wait_words(wait)}")
@@ -233,6 +233,19 @@ def worker_lines(worker: dict[str, Any]) -> list[str]:
         who = error.get("gen_id") or error.get("lane")
         lines.append(f"  last error, {who}: {shorten(error['error'], 140)}")
     return lines
+
+
+def _crew_line(member: dict[str, Any]) -> str:
+    """One of several workers of a run: what it does, and its part of what they share."""
+    parts = [f"{member['in_flight']} in flight", f"{member['answers']} answers", f"{member['shards']} shards"]
+    if member["is_lost"]:
+        parts.append(f"lost: not heard of for {member['heard_s_ago']:.0f} s")
+    parts += [
+        f"{shorten(pool, 60)} {part['share']:g} of {part['of']:g}"
+        for pool, part in sorted(member["leased"].items())
+        if part["share"]
+    ]
+    return f"  worker {member['slot']}: {' · '.join(parts)}"
 
 
 def settings_lines(project: Any) -> list[str]:

@@ -41,6 +41,7 @@ from genworker.core.progress import Progress, StageProgress
 from genworker.core.stages import Stage
 from genworker.errors import CrewError, Fault, GenworkerError, UsageError
 from genworker.project.digest import project_digest
+from genworker.project.endpoints import HttpSettings
 from genworker.project.open import Project
 from genworker.run.ending import Ending, Rows
 from genworker.run.engine import Watch
@@ -83,6 +84,7 @@ class Call:
         address: of the driver: ``unix:PATH`` or ``tcp:HOST:PORT``.
         token: proves that it is this crew's; it goes through the environment of the process.
         log: what the process prints.
+        resources: what it needs of its host for the model servers that it starts, such as ``gpu``.
     """
 
     slot: int
@@ -90,6 +92,7 @@ class Call:
     token: str
     project: Project
     log: Path
+    resources: Mapping[str, float] = field(default_factory=dict)
 
     def arguments(self) -> list[str]:
         """What stands behind the interpreter in the command."""
@@ -213,6 +216,7 @@ class Crew:
                     self._clock(),
                     self._clock,
                     self.crew,
+                    self.crew_record,
                 )
             )
         if len(self._shards):
@@ -271,6 +275,35 @@ class Crew:
             lost = sum(self._coordinator.is_lost(m.run_id) for m in working if m.run_id in known and m.run_id)
         words = f"{len(working) - lost} of {self._size} workers"
         return f"{words}, {lost} lost" if lost else words
+
+    def crew_record(self) -> list[dict[str, Any]]:
+        """What each worker does and holds, for machines."""
+        coordinator = self._coordinator
+        known = set() if coordinator is None else set(coordinator.workers())
+        found = []
+        for member in self._members:
+            if coordinator is None or member.is_gone or member.run_id not in known:
+                continue
+            name = member.run_id
+            assert name is not None, "it is among those that are known"
+            pools = coordinator.pools().items()
+            found.append(
+                {
+                    "slot": member.process.slot,
+                    "run": name,
+                    "answers": member.counters[ANSWERS],
+                    "in_flight": member.in_flight,
+                    "shards": len(coordinator.shards_of(name)),
+                    "heard_s_ago": round(self._clock() - coordinator.seen_s(name), 1),
+                    "is_lost": coordinator.is_lost(name),
+                    "leased": {
+                        pool: {"share": round(held, 2), "of": round(total.total, 2)}
+                        for pool, total in pools
+                        if total.total < float("inf") and (held := total.held_by(name))
+                    },
+                }
+            )
+        return found
 
     def add_to(self, money: Money) -> None:
         """Count what the workers' calls cost, as far as they have told."""
@@ -354,8 +387,17 @@ class Crew:
     async def _start(self, slot: int) -> None:
         station = self._station
         log = station.project.paths.worker_log_path(station.run_id, slot)
-        call = Call(slot, self._address, self._token, station.project, log)
+        call = Call(slot, self._address, self._token, station.project, log, self._resources())
         self._members.append(Member(await self._engine.start(call)))
+
+    def _resources(self) -> dict[str, float]:
+        """What the model servers need that a worker starts for this run."""
+        needed: Counter[str] = Counter()
+        for name in self._order.endpoints:
+            section = self._station.project.loaded.settings.endpoints[name]
+            if isinstance(section, HttpSettings) and section.serve:
+                needed.update(section.serve_resources)  # amounts may be parts
+        return dict(needed)
 
     async def _look_after(self) -> None:
         """Until the last worker has ended: note deaths, start others in their place."""

@@ -125,7 +125,10 @@ class RayEngine:
 
     async def start(self, call: Call) -> RayProcess:
         """See `genworker.cluster.crew.Engine`."""
-        actor = self._placed.options(num_cpus=1, max_restarts=0).remote()
+        resources = dict(call.resources)
+        cpus, gpus = max(1.0, resources.pop("cpu", 1.0)), resources.pop("gpu", 0.0)
+        options = {"num_cpus": cpus, "num_gpus": gpus, "resources": resources, "max_restarts": 0}
+        actor = self._placed.options(**options).remote()
         directory = str(Path.cwd())
         arguments = [*call.arguments()]
         started = actor.start.remote(directory, call.slot, arguments, call.token, str(call.log.absolute()))
@@ -133,7 +136,8 @@ class RayEngine:
             await asyncio.wait_for(asyncio.wrap_future(started.future()), PLACED_S)
         except TimeoutError:
             raise CrewError(
-                f"Ray has found no free processor for worker {call.slot} within {PLACED_S:g} s\n"
+                f"Ray has found no host with room ({_needs(options)}) for worker {call.slot} within "
+                f"{PLACED_S:g} s\n"
                 "  fix:   start fewer workers, or a larger cluster"
             ) from None
         except Exception as error:  # noqa: BLE001 (whatever the actor raised, wrapped by Ray)
@@ -145,6 +149,11 @@ class RayEngine:
         import ray
 
         await asyncio.to_thread(ray.shutdown)
+
+
+def _needs(options: dict[str, Any]) -> str:
+    wanted = {"cpu": options["num_cpus"], "gpu": options["num_gpus"], **options["resources"]}
+    return ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
 
 
 def _has_token() -> bool:

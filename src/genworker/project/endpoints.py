@@ -81,6 +81,10 @@ class HttpSettings(EndpointSettings):
     """How many of them the run starts, each on a port of its own."""
     serve_ready_s: Seconds = 600.0
     """Seconds that one may take from its start until it answers."""
+    serve_resources: dict[str, Annotated[float, NotBoolean, Field(gt=0, le=1_000_000)]] = Field(
+        default_factory=dict
+    )
+    """With ``--engine ray``: what a worker needs of its host for these servers, such as ``{ gpu = 1 }``."""
     query: dict[str, str] = Field(default_factory=dict)
     """Parameters that are added to the address of every request, such as ``api-version``."""
     api_key_env: str | None = None

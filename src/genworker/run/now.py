@@ -79,7 +79,8 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
     """What a run is doing, for machines.
 
     ``waiting`` are lanes that begin nothing until their endpoint's pause is over: why, for how many seconds
-    so far, and the seconds left (``None`` while one of their rows asks).
+    so far, and the seconds left (``None`` while one of their rows asks). ``crew`` has the workers of a run by
+    several: what each has out and holds; one that ``is_lost`` was not heard for longer than its lease.
     """
     now, progress = run.clock(), run.progress
     rate = progress.rate_per_min(now, run.started_s)
@@ -90,6 +91,7 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         "eta_s": progress.eta_s(rate),
         "in_flight": run.activity.in_flight,
         "batches": _batches(run),
+        "crew": [] if run.crew_record is None else run.crew_record(),
         "stopping": run.activity.draining,
         "waiting": [
             {"lane": wait.lane, "why": visible(wait.why, limit=200), "for_s": round(wait.for_s, 1)}

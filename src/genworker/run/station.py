@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from genworker.core.controller import Belief
 from genworker.core.events import Event, LaneStopped, RunStarted, Warned
@@ -84,6 +84,8 @@ class RunInProgress:
     clock: Callable[[], float]
     crew: Callable[[], str] | None = None
     """The workers in a few words, where there are several."""
+    crew_record: Callable[[], list[dict[str, Any]]] | None = None
+    """What each of them does, for machines."""
     tender: Tender | None = None
 
 
