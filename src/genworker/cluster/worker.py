@@ -57,6 +57,7 @@ from genworker.run.lock import new_run_id
 from genworker.run.planning import Order
 from genworker.run.runner import Runner
 from genworker.run.station import Station
+from genworker.run.telemetry import Export, export_to_collector
 
 TOKEN_VARIABLE = "CREW_TOKEN"
 """Says to the driver whose worker this is. It opens nothing but this run's conversation."""
@@ -382,11 +383,16 @@ async def _work(options: argparse.Namespace, project: Project) -> int:
         worker = Worker(project, run_id, welcome, options.slot)
         async with worker.station:
             runner = await worker.set_up()
+            export = _telemetry(project, welcome["cohort"])
+            if export is not None:
+                worker.station.journal.listen(export.hear)
             running = asyncio.create_task(runner.run())
             try:
                 await _converse(worker, reader, writer, running)
             finally:
                 await asyncio.wait({running})
+                if export is not None:
+                    await asyncio.to_thread(export.close)
             running.result()
             ending = worker.ending()
             tallies = {str(s): tally_to_json(counts) for s, counts in worker.tally.tallies.items()}
@@ -406,6 +412,15 @@ async def _work(options: argparse.Namespace, project: Project) -> int:
             await writer.drain()
             await receive(reader)  # it is read before the process ends
     return int(ExitCode.OK)
+
+
+def _telemetry(project: Project, cohort: str) -> Export | None:
+    """A worker's calls as spans, where the environment asks for them; the driver says when that cannot be."""
+    kinds = {name: section.kind for name, section in project.loaded.settings.endpoints.items()}
+    try:
+        return export_to_collector(kinds, cohort, __version__)
+    except ImportError:
+        return None
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ from genworker.core.visible import visible
 from genworker.errors import StoreError
 from genworker.paths import PARSED_FILE, RAW_FILE
 from genworker.reports.differences import compare
+from genworker.reports.prose import prose
 from genworker.store.ratings import (
     Choice,
     Rating,
@@ -314,7 +315,10 @@ class Pages:
         left = [one for one in queue if queue_name(one) not in skipped]
         if not left:
             return self.viewer.page("rate.html", **values, finished=True, done=done)
-        texts = [{"gen_id": gen_id, "shown": (self._text(gen_id) or "")[:SHOWN_CHARS]} for gen_id in left[0]]
+        texts = []
+        for gen_id in left[0]:
+            text = self._text(gen_id) or ""
+            texts.append({"gen_id": gen_id, "shown": text[:SHOWN_CHARS], "laid_out": prose(text)})
         return self.viewer.page("rate.html", **values, finished=False, done=done, left=len(left), texts=texts)
 
     def _text(self, gen_id: str) -> str | None:
@@ -383,8 +387,8 @@ def _static(name: str) -> tuple[bytes, str] | None:
         report = files("genworker.reports") / "templates" / "style.css"
         own = files("genworker.viewer") / "static" / "view.css"
         return report.read_bytes() + b"\n" + own.read_bytes(), "text/css"
-    if name == "view.js":
-        return (files("genworker.viewer") / "static" / "view.js").read_bytes(), "text/javascript"
+    if name in ("view.js", "saved.js"):
+        return (files("genworker.viewer") / "static" / name).read_bytes(), "text/javascript"
     return None
 
 

@@ -21,6 +21,9 @@ from genworker.core.stages import Stage
 from genworker.core.visible import visible
 from genworker.errors import GenworkerError
 from genworker.paths import METADATA_FILE, PARSED_FILE, PROMPT_FILE, RAW_FILE, Paths
+from genworker.reports.prose import prose
+from genworker.run.batch_money import open_intents
+from genworker.run.now import running
 from genworker.store.reading import read_bytes
 from genworker.viewer.guard import PAGE_HEADERS
 from genworker.viewer.index import BLOCKED, DONE, MISSING, Index
@@ -88,6 +91,9 @@ class Viewer:
 
     Args:
         make_report: the one that ``genworker report`` uses.
+
+    Attributes:
+        is_saving: whether pages are made to be kept: they have nothing then that asks a server.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Viewer:
         self.paths = paths
         self.token = token or secrets.token_urlsafe(24)
         self.version = version
+        self.is_saving = False
         self.index = Index(paths, cohorts)
         self.watcher = Watcher(paths)
         self.background = Background(self.index, self.watcher)
@@ -159,6 +166,7 @@ class Viewer:
             "data_root": str(self.paths.data_root),
             "progress": self.index.progress,
             "concepts": self.concepts,
+            "saved": self.is_saving,
         }
         return self._templates.get_template(template).render({**common, **values})
 
@@ -191,14 +199,24 @@ class Viewer:
         with self.queries(cohort) as queries:
             found = queries.find(Filter(stage="evaluation", state=DONE, sort="-finished"))
         failures = [happened for run in self.watcher.runs(cohort)[:3] for happened in run.failures]
+        told = {str(record.get("run_id")): record for record in running(self.paths, cohort)}
         return {
             "stages": stages,
             "missing": missing,
-            "runs": [_run_view(run, now, missing) for run in runs],
-            "scores": [row for row in found.rows if row.score is not None][:10],
+            "runs": [_run_view(run, now, missing, told.get(run.run_id, {})) for run in runs],
+            "batches": self._batches(cohort),
+            "scores": [row for row in found.rows if row.score is not None or row.choice][:10],
             "failures": sorted(failures, key=lambda one: one.at, reverse=True)[:10],
             "money": self.money(cohort),
         }
+
+    def _batches(self, cohort: str) -> tuple[int, int]:
+        """How many rows are out in how many batches, of any run."""
+        try:
+            intents = open_intents(self.paths, cohort)
+        except (GenworkerError, OSError):  # `verify` says what is wrong with them
+            return 0, 0
+        return sum(intent.count for intent in intents), len(intents)
 
     def money(self, cohort: str) -> str:
         """A cohort's money in words; it is read in the background, for at most a tenth of the time."""
@@ -248,6 +266,7 @@ class Viewer:
                     "left_off": max(0, len(text) - SHOWN_CHARS),
                     "path": f"{directory}/{name}",
                     "is_prose": is_prose,
+                    "laid_out": prose(text) if name == PARSED_FILE and is_prose else None,
                 }
             )
         return shown
@@ -355,19 +374,45 @@ def _bar(stage: str, counts: Mapping[str, int]) -> dict[str, Any]:
     return {"name": stage, "parts": parts, "words": words}
 
 
-def _run_view(run: Run, now_s: float, missing: int) -> dict[str, Any]:
-    rate = run.rate_per_min(now_s)
+def _run_view(run: Run, now_s: float, missing: int, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as its journal tells it, and as it tells of itself where it runs on this machine.
+
+    Args:
+        told: see `genworker.run.now.now_record`; empty where there is none. Of a crew the driver's.
+    """
+    rate = _number(told.get("rate_per_min"), run.rate_per_min(now_s))
+    eta_s = _number(told.get("eta_s"), 60 * missing / rate if rate > 0 and missing else 0.0)
+    waits: dict[str, tuple[float | None, str]] = {
+        lane: (seconds, why) for lane, seconds, why in run.waits(now_s)
+    }
+    for one in _records(told.get("waiting")):
+        left = one.get("seconds")
+        waits[str(one.get("lane"))] = None if left is None else _number(left, 0.0), str(one.get("why"))
+    stopped = dict(run.stopped)
+    for one in _records(told.get("stopped")):
+        stopped[str(one.get("lane"))] = str(one.get("why"))
     return {
         "run_id": run.run_id,
         "pid": run.pid,
         "calls": run.calls,
         "answers": run.answers,
-        "in_flight": run.in_flight,
+        "in_flight": int(_number(told.get("in_flight"), run.in_flight)),
         "rate": rate,
-        "eta": _duration(60 * missing / rate) if rate > 0 and missing else "",
-        "waits": run.waits(now_s),
-        "stopped": run.stopped,
+        "eta": _duration(eta_s) if eta_s > 0 else "",
+        "is_stopping": told.get("stopping") is True,
+        "crew": str(told.get("crew") or ""),
+        "waits": [(lane, seconds, why) for lane, (seconds, why) in sorted(waits.items())],
+        "stopped": stopped,
     }
+
+
+def _number(value: object, otherwise: float) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and isinstance(value, int | float) else float(otherwise)
+
+
+def _records(value: object) -> list[Mapping[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _duration(seconds: float) -> str:
