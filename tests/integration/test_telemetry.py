@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_a_call_is_a_span_and_counts_under_the_conventions_names(
         opened = open_project(project.root / "config" / "genworker.toml", project.data)
         result = run_cohort(opened, "trial", RunOptions(), listeners=(telemetry.hear,))
     telemetry.close()
-    found = spans.get_finished_spans()
+    found: Any = spans.get_finished_spans()
     assert result.progress.calls == len(found)
     good = [span for span in found if "error.type" not in span.attributes]
     bad = [span for span in found if "error.type" in span.attributes]
@@ -68,9 +69,10 @@ def test_a_call_is_a_span_and_counts_under_the_conventions_names(
     assert "sk-very-secret" not in everything
     assert "All about" not in everything  # no prompt, no answer
 
+    data: Any = reader.get_metrics_data()
     points = {
         metric.name: list(metric.data.data_points)
-        for resource in reader.get_metrics_data().resource_metrics
+        for resource in data.resource_metrics
         for scope in resource.scope_metrics
         for metric in scope.metrics
     }
