@@ -548,6 +548,14 @@ MESSAGES: tuple[Message, ...] = (
         "`max_tokens` in `[stages.STAGE]` or in the model's section.",
     ),
     Message(
+        "loose-field",
+        MONEY,
+        ("is asked with .* in extra_body", "extra_body has "),
+        "A field of `extra_body` makes list price and `max_tokens` no bound: a search has a fee of its own, "
+        "another model its own price, and thinking may be billed beyond `max_tokens`.",
+        "`per_call` in the model's `price` bounds a fee; else take the field out, or cap calls or tokens.",
+    ),
+    Message(
         "capped",
         MONEY,
         ("Stopped at the cap", "two workers on one cohort cannot keep one cap"),

@@ -279,6 +279,35 @@ def test_a_cap_is_passed_by_the_calls_in_flight_when_a_cost_is_told_that_is_thre
     assert Decimal(spent) == billed
 
 
+@pytest.mark.parametrize(
+    ("extra", "why"),
+    [
+        ("web_search_options = {}", "billed apart"),
+        ("enable_search = false", None),
+        ('plugins = [{ id = "web" }]', "billed apart"),
+        ('models = ["other/dear"]', "another model may answer"),
+        ('reasoning_effort = "high"', ""),
+        ("n = 3", ""),
+    ],
+)
+def test_extra_fields_that_no_list_price_bounds(tmp_path: Path, extra: str, why: str | None) -> None:
+    """None: it is switched off; "": a cap can be kept all the same; else it is refused under a cap on money."""
+    with LLMServer(Options(words=5)).in_thread() as server:
+        project = make_project(tmp_path, _drafts(2))
+        text = SETTINGS.format(url=server.openai_url, price=f"{PRICE}\nextra_body = {{ {extra} }}")
+        project.configure(text)
+        plan = project.run("plan", COHORT)
+        name = extra.partition(" ")[0]
+        assert plan.returncode == 0
+        assert (f"extra_body has {name} for draft" in plan.stdout) is (why is not None)
+        capped = project.run("plan", COHORT, "--max-cost", "5")
+        assert capped.returncode == (2 if why else 0), capped.stderr
+        assert (why or "") in " ".join(capped.stderr.split())
+        if why == "billed apart":
+            project.configure(text.replace("output = 15", "output = 15, per_call = 0.02"))
+            assert project.run("plan", COHORT, "--max-cost", "5").returncode == 0
+
+
 def test_a_plan_warns_where_nothing_bounds_an_answer(tmp_path: Path) -> None:
     with LLMServer(Options(words=20)).in_thread() as server:
         project = configured(tmp_path, server, replicates=1)

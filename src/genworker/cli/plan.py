@@ -125,6 +125,7 @@ def show_plan(
     work.routes.build(len(membership), ((job, _model(work, job)) for job in jobs if not work.is_copy(job)))
     called = list(work.routes.called(membership.rows, jobs))
     record["unbounded"] = unbounded(called, work)
+    record["loose"] = loosened(called, work)
     if caps:
         check_caps(caps, project.loaded, ledger, called, work.sampling)
         record["caps"] = {
@@ -184,6 +185,23 @@ def unbounded(called: Sequence[tuple[Stage, Route]], work: CohortWork) -> list[d
         for stage, route in called
         if (route.price is None or route.price.at_most(0, 1))
         and longest_answer(route, work.sampling(stage, route.model_id, route.endpoint, "x")) is None
+    ]
+
+
+def loosened(called: Sequence[tuple[Stage, Route]], work: CohortWork) -> list[dict[str, str]]:
+    """The fields of ``extra_body`` under which list price and ``max_tokens`` do not bound a call's cost."""
+    from genworker.core.loose_fields import loose_fields
+
+    return [
+        {
+            "stage": stage.value,
+            "model": route.model_id,
+            "endpoint": route.endpoint,
+            "field": loose.name,
+            "why": loose.why.value,
+        }
+        for stage, route in called
+        for loose in loose_fields(work.sampling(stage, route.model_id, route.endpoint, "x").extra_body)
     ]
 
 
@@ -320,6 +338,11 @@ def plan_sentences(record: dict[str, Any]) -> list[str]:
         if caps["tokens"] is not None:
             shown.append(f"{caps['tokens']:,} tokens (used so far, at most: {caps['tokens_at_most']:,})")
         lines.append(f"Cap over all runs: {', '.join(shown)}.")
+    for field in record["loose"]:
+        lines.append(
+            f"extra_body has {field['field']} for {field['stage']} by {field['model']}: {field['why']}. "
+            "The estimate knows nothing of it."
+        )
     for group in record["unbounded"]:
         lines.append(
             f"Nothing bounds an answer of {group['stage']} by {group['model']}: one that fails may count for "

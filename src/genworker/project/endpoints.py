@@ -420,6 +420,9 @@ _CHAT_BOUNDS = (
     "n_predict",  # llama.cpp
     "num_predict",
     "options.num_predict",  # Ollama
+    "reasoning.max_tokens",
+    "thinking.budget_tokens",
+    "thinking_budget",
 )
 
 KINDS: Final[Mapping[str, EndpointKind]] = {

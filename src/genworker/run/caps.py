@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterable
 
 from genworker.core.budget import Caps
 from genworker.core.completion import Sampling
+from genworker.core.loose_fields import Loose, loose_fields
 from genworker.core.stages import Stage
 from genworker.errors import ConfigError, Fault
 from genworker.project.settings import LoadedSettings
 from genworker.run.ledger import Ledger
 from genworker.run.routes import Route, longest_answer
+
+_FIXES = {
+    Loose.FEE: 'add what one call may cost on top at most: [models."{model}".price] per_call = …, or take '
+    "the field out, or cap with --max-tokens or --max-calls",
+    Loose.OTHER_MODEL: "take the field out (fallback_model does the same, and its price counts), or cap with "
+    "--max-tokens or --max-calls",
+}
 
 
 def check_caps(
@@ -46,6 +54,15 @@ def check_caps(
                 where=f"{config} [stages.{stage.value}]",
                 fix="add: max_tokens = …",
             )
+        for loose in loose_fields(limited.extra_body) if caps.usd is not None else ():
+            is_bounded = loose.why is Loose.FEE and route.price is not None and route.price.per_call > 0
+            if loose.why in (Loose.FEE, Loose.OTHER_MODEL) and not is_bounded:
+                faults[f"{loose.name} {route.name}"] = Fault(
+                    f"{route.name} is asked with {loose.name} in extra_body: {loose.why}, so a cap on money "
+                    "cannot be kept",
+                    where=f"{config} [models.{route.model_id!r}]",
+                    fix=_FIXES[loose.why].format(model=route.model_id),
+                )
     if caps.usd is not None:
         for model in sorted(ledger.unpriced):
             faults[f"past {model}"] = Fault(
