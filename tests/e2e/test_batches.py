@@ -614,3 +614,39 @@ def test_open_batches_of_an_api_without_marks_have_different_sizes(
     ]
     assert all(one != other for one, other in at_once), made
     assert sum(server.billed().values()) == 6
+
+
+def test_a_run_that_detaches_leaves_also_when_the_provider_s_queue_is_full(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(6))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.token_limit, server.work_s = 100, 1000.0  # three rows
+    codes = []
+    for _ in range(8):
+        started = project.start("run", COHORT, "--plain", "--detach")
+        _, said = started.communicate(timeout=60)
+        codes.append(started.returncode)
+        assert f"{codes[-1]}" in "05", said
+        if codes[-1] == 0:
+            break
+        made = [batch for batch in server.batches.values() if batch.errors is None]
+        assert sum(len(batch.lines) for batch in made if batch.ended is None) <= 3
+        server.advance(2000.0)
+    assert codes[:2] == [5, 5]
+    assert codes[-1] == 0
+    assert sorted(server.billed().values()) == [1] * 6
+
+
+def test_one_row_that_is_too_much_for_the_queue_is_not_sent_again_and_again(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    project = make_project(tmp_path, drafts(1))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.token_limit = 1
+    started = project.start("run", COHORT, "--plain")
+    wait_for(lambda: server.calls["create"] > 0)
+    time.sleep(1.0)
+    started.send_signal(signal.SIGINT)
+    started.communicate(timeout=60)
+    assert server.calls["create"] == 1

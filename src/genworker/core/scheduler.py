@@ -1266,9 +1266,13 @@ class Scheduler:
         self.batched -= 1
         self._fail(job, reason)
 
-    def batch_opened(self, lane: int, rows: int) -> None:
-        """A batch of an earlier run is out in a lane."""
-        self._waves.opened(lane, rows, 0)
+    def batch_opened(self, lane: int, rows: int, tokens: int) -> None:
+        """A batch of an earlier run is out in a lane.
+
+        Args:
+            tokens: of its prompts, as far as that is known.
+        """
+        self._waves.opened(lane, rows, tokens)
 
     def batch_ended(
         self, lane: int, rows: int, tokens: int, now_s: float, *, is_over_limit: bool = False
@@ -1276,7 +1280,7 @@ class Scheduler:
         """A batch is out no more.
 
         Args:
-            tokens: as `Close` had them; 0 for a batch of an earlier run.
+            tokens: as `Close` or `batch_opened` had them.
             is_over_limit: it was refused, since the provider has too much in its queue.
         """
         self._waves.ended(lane, rows, tokens, was_refused=is_over_limit)
@@ -1287,13 +1291,23 @@ class Scheduler:
 
     @property
     def waits_for_batches(self) -> bool:
-        """Whether nothing is to be done but to wait for batches that are out."""
+        """Whether nothing is to be done but to wait for batches that are out.
+
+        Rows may be left that can go into no batch before: the provider's queue is full.
+        """
         return (
-            self.batched > 0
+            self.batched_out > 0
             and not (self.in_flight or self.committing or self._free or self._backing_off)
-            and not self._waves.spooled
-            and not any(lane.ready for lane in self._lanes)
+            and all(
+                (not lane.ready and self._waves.is_empty(number)) or self._waves.is_blocked(number)
+                for number, lane in enumerate(self._lanes)
+            )
         )
+
+    @property
+    def batched_out(self) -> int:
+        """Rows in batches that are out."""
+        return self.batched - self._waves.spooled
 
     def stop_lane(self, name: str, reason: str) -> None:
         """Another worker has found that a lane gets no more calls; no news where it is stopped already."""

@@ -223,6 +223,20 @@ class Waves:
                     soonest = at_s
         return soonest
 
+    def is_blocked(self, lane: int) -> bool:
+        """Whether a lane's rows can go into no batch before one that is out has ended."""
+        spool = self.spools.get(lane)
+        if spool is None or spool.rendering:
+            return False
+        is_full = spool.allowance is not None and 0 < spool.out_tokens >= spool.allowance
+        rows = min(len(spool.jobs), spool.spec.max_rows)
+        return is_full or (spool.spec.distinct_counts and rows > 0 and not free_count(rows, spool.counts))
+
+    def is_empty(self, lane: int) -> bool:
+        """Whether no row of a lane is written down, or being written down, for its next batch."""
+        spool = self.spools.get(lane)
+        return spool is None or not (spool.jobs or spool.rendering)
+
     @property
     def spooled(self) -> int:
         """Rows that are written down and not in a batch yet, and those that are being written down."""

@@ -149,6 +149,12 @@ class Routes:
             tail=self._batch_tail(route),
         )
 
+    def batch_lane(self, endpoint: str, model_id: str) -> int | None:
+        """The lane that asks a model in batches, else another of its endpoint; ``None``: there is none."""
+        lanes = [n for n, route in enumerate(self.by_lane) if route.batch and route.endpoint == endpoint]
+        same = [number for number in lanes if self.by_lane[number].model_id == model_id]
+        return next(iter([*same, *lanes]), None)
+
     def _batch_tail(self, route: Route) -> int:
         section, model = self._sections(route)
         tail = section.batch_tail if model is None or model.batch_tail is None else model.batch_tail

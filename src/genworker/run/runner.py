@@ -56,7 +56,7 @@ from genworker.errors import (
 )
 from genworker.ports import GenerationStore, Journal, Provider, Work
 from genworker.run.deadline import Deadline, Timer
-from genworker.run.tender import BatchEndpoint, FailedRow, Settling, Tender
+from genworker.run.tender import BatchEndpoint, FailedRow, Settling, Tender, prompt_tokens
 
 PARENT_CACHE = 256
 """Parents read from the store that are kept for their other children."""
@@ -204,7 +204,7 @@ class Runner:
             await self._finished
             if self._tender is not None:
                 await self._tender.leave()
-                self.outcome.waiting = self._scheduler.batched
+                self.outcome.waiting = self._scheduler.batched_out
         finally:
             self._cancel_timers()
         unwritten = self._journal.trouble()
@@ -444,7 +444,7 @@ class Runner:
             self._scheduler.failed_before_call(job, str(error))
             await self._give_up(job, str(error), attempt=1, kind=type(error).__name__)
             return
-        self._scheduler.queued(job, size_bytes, len(request.prompt) // 4 + 1, self._clock())
+        self._scheduler.queued(job, size_bytes, prompt_tokens(request.prompt), self._clock())
         if row.parent_gen_id is not None and job not in self._freed:
             self._freed.add(job)
             self._free_parent(job)

@@ -274,6 +274,11 @@ class Station:
             lease=lease,
             batched=self.tender.match((job, rows[job].stage, rows[job].gen_id) for job in order.jobs),
         )
+        for held in self.tender.batches:
+            lane = self.work.routes.batch_lane(held.endpoint.name, held.intent.model_id)
+            if lane is not None:
+                held.lane = lane
+                scheduler.batch_opened(lane, held.intent.count, held.tokens)
         if any(spec.batch is not None for spec in order.specs) or self.tender.batches:
             for what in small_values(self.project.loaded.settings.batches):
                 self.journal.record(Warned(what))

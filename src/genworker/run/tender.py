@@ -68,6 +68,11 @@ SHORT_FETCHES = 3
 """Times that results are fetched which have fewer lines than the provider has counted answers."""
 
 
+def prompt_tokens(prompt: str) -> int:
+    """How many tokens a prompt is counted as in a provider's queue, roughly."""
+    return len(prompt) // 4 + 1
+
+
 @dataclass(frozen=True, slots=True)
 class BatchEndpoint:
     """An endpoint of the configuration that takes batches."""
@@ -146,7 +151,8 @@ class Held:
     Attributes:
         jobs: the run's rows in it: number to job.
         numbers: of an earlier run's batch, each row's number.
-        lane, tokens: where this run's scheduler counts it; lane -1: nowhere.
+        lane: where this run's scheduler counts it; -1: nowhere.
+        tokens: of its prompts; see `prompt_tokens`.
         usual_s: how long batches of the endpoint took so far, the median.
         is_ours: whether it is on the account of this run's cohort.
         resumed: an earlier process may have done more than the log says.
@@ -276,7 +282,10 @@ class Tender:
                 self._watched[name] = Watched(self.shelf.peek(name)[0], numbers)
             return
         try:
-            numbers = {(item.stage, item.gen_id): item.number for item in batch.items()}
+            numbers, tokens = {}, 0
+            for item in batch.items():
+                numbers[item.stage, item.gen_id] = item.number
+                tokens += prompt_tokens(item.prompt)
         except BaseException:
             batch.release()
             raise
@@ -289,7 +298,7 @@ class Tender:
             self._journal.record(BatchTrouble(name, reason, is_stranded=True))
             return
         is_ours = intent.cohort_id == self._cohort_id
-        self._held[name] = Held(batch, endpoint, is_ours, numbers=numbers, resumed=True)
+        self._held[name] = Held(batch, endpoint, is_ours, numbers=numbers, tokens=tokens, resumed=True)
 
     @property
     def reserved(self) -> Charge:
