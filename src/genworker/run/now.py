@@ -93,7 +93,7 @@ def now_record(run: RunInProgress, holder: dict[str, Any], errors: list[dict[str
         "batches": _batches(run),
         "crew": [] if run.crew_record is None else run.crew_record(),
         "stopping": run.activity.draining,
-        "crew": None if run.crew is None else run.crew(),
+        "crew_words": None if run.crew is None else run.crew(),
         "waiting": [
             {"lane": wait.lane, "why": visible(wait.why, limit=200), "for_s": round(wait.for_s, 1)}
             | {"seconds": None if wait.left_s is None else round(wait.left_s, 1)}

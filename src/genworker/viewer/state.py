@@ -400,7 +400,7 @@ def _run_view(run: Run, now_s: float, missing: int, told: Mapping[str, Any]) -> 
         "rate": rate,
         "eta": _duration(eta_s) if eta_s > 0 else "",
         "is_stopping": told.get("stopping") is True,
-        "crew": str(told.get("crew") or ""),
+        "crew": str(told.get("crew_words") or ""),
         "waits": [(lane, seconds, why) for lane, (seconds, why) in sorted(waits.items())],
         "stopped": stopped,
     }
