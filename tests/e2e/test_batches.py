@@ -650,3 +650,14 @@ def test_one_row_that_is_too_much_for_the_queue_is_not_sent_again_and_again(
     started.send_signal(signal.SIGINT)
     started.communicate(timeout=60)
     assert server.calls["create"] == 1
+
+
+def test_an_api_without_listings_gets_no_batch(server: BatchServer, tmp_path: Path) -> None:
+    project = make_project(tmp_path, drafts(2))
+    configure(project, server, extra="seed = true\nbatch = true")
+    server.page = 0
+    result = project.run("run", COHORT, "--plain")
+    assert (result.returncode, server.calls["create"]) == (1, 0)
+    assert "was stopped" in result.stderr
+    assert record(project, "batches")["batches"] == []
+    assert project.run("run", COHORT, "--plain", "--no-batch").returncode == 0

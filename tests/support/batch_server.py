@@ -97,7 +97,7 @@ class BatchServer(LLMServer):
         extra_lines: lines that are put into each results file.
         bad_lines: numbers, from 1, of lines that make the whole batch fail.
         token_limit: most tokens that may be queued over all batches; beyond it a batch fails.
-        page: most batches of a listing's page.
+        page: most batches of a listing's page; 0: there are no listings.
         separator: put into each answer.
     """
 
@@ -173,7 +173,10 @@ class BatchServer(LLMServer):
             self._create(connection, http, api, key)
         elif not parts:
             self.calls["list"] += 1
-            self._reply(connection, self._list(api, key, query))
+            if self.page:
+                self._reply(connection, self._list(api, key, query))
+            else:
+                self._error(connection, api, 404)
         else:
             self._one(connection, http, api, key, parts)
 

@@ -683,8 +683,14 @@ class Tender:
         if self._leaving.is_set():
             return 0.0
         # The times of the listing itself: a clock of another kind might speak of another time.
-        listing = await provider.newest()
         story, marks = batch.story, self._marks(held)
+        try:
+            listing = await provider.newest()
+        except RequestRejectedError as error:
+            if story.creates:
+                raise
+            self._refuse(held, error)  # without a listing a lost batch could never be found again
+            return 0.0
         own = [each for each in listing if story.creates and not each.marks.isdisjoint(marks)]
         if own:  # an earlier create has taken effect after all
             self._found(held, own[0].batch_id)
