@@ -81,6 +81,7 @@ MESSAGES: tuple[Message, ...] = (
             "another build is writing",
             "is being made in another division",
             "is tended by a run",
+            "another process packs the journals",
         ),
         "Another process has the cohort in hand. Exit code 4; nothing was sent.",
         "Wait for it (`--if-locked wait`) or work beside it (`--if-locked share`). Its lock dies "
@@ -292,6 +293,7 @@ MESSAGES: tuple[Message, ...] = (
             "names (the endpoint )?\\S+, which has no section",
             "which has no section",
             "the endpoint has no base_url",
+            r"^names (no|a) server",
         ),
         "A model or a default names an endpoint without a section, or the section lacks its address.",
         "Add `[endpoints.NAME]` with `kind` and, where the kind has none of its own, `base_url`.",
@@ -661,7 +663,7 @@ MESSAGES: tuple[Message, ...] = (
         CREW,
         (
             "Ray cannot be used",
-            "Ray has found no free processor",
+            "Ray has found no",
             "needs the package ray",
             "a Ray cluster is",
         ),

@@ -72,3 +72,7 @@ def test_the_demo_uses_the_catalogue_that_init_writes() -> None:
     assert names == sorted(str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file())
     _, different, failed = filecmp.cmpfiles(starter, ours, names, shallow=False)
     assert (different, failed) == ([], [])
+
+
+def test_init_writes_the_whole_commented_configuration() -> None:
+    assert (ROOT / "src/genworker/starter/config/genworker.toml").read_bytes() == CONFIG.read_bytes()

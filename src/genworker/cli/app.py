@@ -45,8 +45,13 @@ app = typer.Typer(
 
 def say(text: str = "") -> None:
     """A line for people, on stderr; what comes from outside is made visible."""
+    write_line(visible(text))
+
+
+def write_line(line: str) -> None:
+    """A line on stderr that is visible already. When its reader has left, the command goes on."""
     try:
-        print(visible(text), file=sys.stderr, flush=True)  # noqa: T201
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
     except OSError:  # nobody is there to read it; the exit code still tells
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from genworker.cli.app import use_colour
+from genworker.cli.app import use_colour, write_line
 from genworker.core.controller import Belief
 from genworker.core.events import Event
 from genworker.core.lane import Wait
@@ -98,8 +97,7 @@ class Display:
         )
 
     def _write_line(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        write_line(line)
 
     def hear(self, event: Event) -> None:
         """A journal event."""
