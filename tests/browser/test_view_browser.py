@@ -156,3 +156,28 @@ def test_no_page_is_wider_than_the_window(
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, path
     assert page.faults == []
+
+
+def test_saved_pages_are_searched_from_a_disk_and_work_without_script(
+    browser: Any, project: Project, tmp_path: Path
+) -> None:
+    assert project.run("run", "trial").returncode in (0, 1)
+    place = tmp_path / "saved"
+    assert project.run("view", "--save", str(place)).returncode == 0
+    page = open_page(browser)
+    page.goto((place / "index.html").as_uri())
+    page.click("main a:has-text('trial')")
+    page.click("nav a:has-text('Texts')")
+    everything = page.locator("#rows tr").count()
+    page.fill("#q", "lantern")
+    sync_api.expect(page.locator("#found")).to_contain_text(re.compile(r"[0-9]+ of [0-9]+ rows"))
+    assert 0 < page.locator("#rows tr").count() < everything
+    assert page.url.endswith("#q=lantern")
+    page.locator("#rows a").first.click()
+    assert page.locator(".lineage li").count() >= 1
+    assert not [fault for fault in page.faults if not fault.startswith("file:")]
+    bare = open_page(browser, java_script_enabled=False)
+    bare.goto((place / "c" / "trial" / "rows.html").as_uri())
+    assert bare.locator("#rows tr").count() == everything
+    bare.locator("#rows a").first.click()
+    assert bare.locator("h1").count() == 1

@@ -441,8 +441,9 @@ class _Report:
                     what += f" · {essay.key.generation_model}"
                 href = None if essay is None else self._href(item.item, "pages/")
                 rows.append((item, interval_text(low, high), what, href))
-            title = f"{FACTORS.get(ranks.kind, 'essays')} by {ranks.question}"
-            rankings.append((title, rows, len(ranks.items) - len(rows), ranks.groups))
+            kind = FACTORS.get(ranks.kind, ESSAY)
+            title = f"{kind[0].upper()}{kind[1:]}s, asked by {ranks.question}"
+            rankings.append((title, kind, rows, len(ranks.items) - len(rows), ranks.groups))
         biases = []
         for axis, bias in choices.biases:
             low, high = (None, None) if bias.estimate is None else bias.estimate.interval()
