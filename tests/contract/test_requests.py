@@ -258,6 +258,39 @@ def test_a_header_that_none_may_have_is_not_sent(kind: str, value: str) -> None:
     assert KEY not in str(error)
 
 
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_proxy_is_told_the_whole_address_and_its_own_login(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> tuple[list[bytes], int]:
+        async with listening(kind) as listener:
+            there = listener.url.removesuffix(PLACES[kind]).removeprefix("http://")
+            monkeypatch.setenv("http_proxy", f"http://name:word@{there}")
+            monkeypatch.setenv("no_proxy", "")
+            make = OpenAIProvider if kind == "openai" else AnthropicProvider
+            provider = make(
+                f"http://llm.house.example{PLACES[kind]}",
+                SecretStr(KEY),
+                query={"v": "1"},
+                use_env_proxy=True,
+            )
+            try:
+                for _ in range(2):
+                    await provider.complete(CompletionRequest("a", "p", Sampling(max_tokens=1), timeout_s=30))
+            finally:
+                await provider.aclose()
+            return [head for head, _ in listener.received], len(set(listener.connections))
+
+    heads, connections = asyncio.run(ask())
+    assert connections == 1
+    for head in heads:
+        line, *headers = head.split(b"\r\n")
+        path = f"{PLACES[kind]}{PATHS[kind]}?v=1"
+        assert line == f"POST http://llm.house.example{path} HTTP/1.1".encode()
+        assert b"Host: llm.house.example" in headers
+        assert headers.count(b"Proxy-Authorization: Basic bmFtZTp3b3Jk") == 1
+
+
 def test_the_types_of_answers_are_imported_when_they_are_asked_for() -> None:
     script = """
 import sys
