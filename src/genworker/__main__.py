@@ -19,6 +19,7 @@ class Out(io.FileIO):
         super().__init__(number, "w", closefd=False)
         self.fault: str | None = None
         self._may_break = may_break
+        self._is_terminal = os.isatty(number)
 
     def write(self, data: object) -> int:
         """Write, or note why that cannot be; a reader that has left is the commands' affair."""
@@ -27,7 +28,8 @@ class Out(io.FileIO):
         except OSError as error:
             if self._may_break and isinstance(error, BrokenPipeError):
                 raise
-            self.fault = error.strerror or type(error).__name__
+            if not self._is_terminal:  # one that has vanished took its reader along
+                self.fault = error.strerror or type(error).__name__
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 

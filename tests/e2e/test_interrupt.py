@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -140,6 +143,46 @@ def test_a_reader_that_leaves_does_not_stop_the_run(tmp_path: Path, stream: str)
         assert "Traceback" not in f"{out}{err}"
         assert server.paid == len(ROWS)
         assert "No calls made" in project.run("run", COHORT, "--plain").stderr
+
+
+@pytest.mark.parametrize(
+    ("ignored", "argument", "code"), [(False, "-v", 129), (True, "--json", 0)], ids=["hangup", "nohup"]
+)
+def test_a_terminal_that_vanishes_costs_nothing(
+    tmp_path: Path, ignored: bool, argument: str, code: int
+) -> None:
+    """Its group is hung up, and what is written to it ends in EIO."""
+    with LLMServer(Options(latency_s=0.4, words=12)).in_thread() as server:
+        project = project_at(tmp_path, server, concurrency=2)
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.chdir(project.root)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+            environment = {**clean_environment(), "TERM": "xterm"}
+            os.execve(sys.executable, project.command("run", COHORT, argument), environment)
+        reader = threading.Thread(target=drink, args=(terminal,), daemon=True)
+        reader.start()
+        server.wait_until(lambda it: it.received >= 3, timeout_s=60)
+        os.set_blocking(terminal, False)  # the reader ends, and then nobody holds it
+        reader.join(timeout=30)
+        os.close(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+        assert torn(project.data) == []
+        assert staged(project.data) == []
+        assert server.paid == len(list(project.paths.gens_root.glob("*/*/raw.txt")))
+        assert server.paid == len(ROWS) or not ignored
+
+
+def drink(terminal: int) -> None:
+    """Read what comes, as a terminal does, until reading may not wait."""
+    while True:
+        if select.select([terminal], [], [], 0.05)[0] and os.get_blocking(terminal):
+            try:
+                os.read(terminal, 65536)
+            except OSError:
+                return
+        elif not os.get_blocking(terminal):
+            return
 
 
 # A kill at a system call of an unmodified process, where strace is installed

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, NoReturn, ParamSpec, TextIO
 
 import typer
 
@@ -53,7 +53,12 @@ def write_line(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     except OSError:  # nobody is there to read it; the exit code still tells
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        let_go(sys.stderr)
+
+
+def let_go(stream: TextIO) -> None:
+    """Send a stream nowhere whose reader has left: else Python complains once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def put(text: str = "") -> None:
@@ -90,9 +95,8 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         except Stopped as stopped:
             say(f"stopped by {stopped}")
             raise typer.Exit(128 + stopped.number) from None
-        except BrokenPipeError:
-            # Whoever read our output has left, as `head` does; Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:  # whoever read our output has left, as `head` does
+            let_go(sys.stdout)
             raise typer.Exit(int(ExitCode.OK)) from None
         raise typer.Exit(int(code or 0))
 

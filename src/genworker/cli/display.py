@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -157,7 +158,8 @@ class LiveDisplay(Display):
     def _write_line(self, line: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(line))
+        with contextlib.suppress(OSError):  # its terminal has gone
+            self._console.print(Text(line))
 
     def begin(self) -> None:
         """The display shows itself."""
@@ -176,7 +178,8 @@ class LiveDisplay(Display):
     def close(self) -> None:
         """Take the display away; the summary follows."""
         if self._started:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # its terminal has gone
+                self._live.stop()
 
     def _draw(self) -> RenderableType:
         from rich.text import Text

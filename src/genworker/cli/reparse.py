@@ -54,7 +54,7 @@ def reparse(
     if not json_:
         for line in reparse_lines(result):
             put(line)
-    if result.changes and not dry_run:
+    if not dry_run:  # also where nothing would change: a reparse that was killed has left its staging
         result = reparse_cohort(project, cohort, stages=stage or None)
     if json_:
         money = money_record(project.paths, project.loaded.settings, [cohort])

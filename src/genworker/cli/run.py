@@ -16,6 +16,7 @@ from genworker.cli.app import (
     JsonOption,
     app,
     command,
+    let_go,
     put_json,
     say,
     use_live_display,
@@ -165,8 +166,11 @@ def run_and_show(
         if export is not None:
             export.close()
     record = result_record(cohort, result)
-    if as_json:
-        put_json(record)
+    try:
+        if as_json:
+            put_json(record)
+    except BrokenPipeError:  # its reader has left; the run has ended as it has
+        let_go(sys.stdout)
     for line in summary_lines(cohort, result, duration(wall_clock() - began)):
         say(line)
     size_bytes = plain_journal_bytes(project.paths)
