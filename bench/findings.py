@@ -26,6 +26,7 @@ from genworker.reports.findings import JOINT, find
 from genworker.reports.pairwise import Comparison, pairwise_findings
 from genworker.reports.scores import ESSAY_STAGE, Axis, Essay, Evaluation, Outcome, PivotKey, Scores
 
+PAIRS = "pairs of texts"
 NULL = 0.02
 """A claim of a difference whose truth is smaller than this is false."""
 
@@ -49,6 +50,10 @@ class World:
     missing: float = 0.0
     missing_low: bool = False
     level: float = 6.0
+    drift: dict[int, float] = field(default_factory=dict)
+    """Marks by which a judge's rise from the first score to the last."""
+    one_after_another: bool = False
+    """Whether combos were judged one after the other; else in any order."""
 
     @property
     def judges(self) -> int:
@@ -68,8 +73,20 @@ WORLDS = {
 }
 
 
-def simulate(world: World, random: Random) -> Scores:
-    """One store's scores."""
+DRIFTS = {
+    "no drift, combos mixed in time": World(),
+    "no drift, combo after combo": World(one_after_another=True),
+    "drift of 0.8, combos mixed in time": World(drift={1: 0.8}),
+    "drift of 0.8, combo after combo": World(drift={1: 0.8}, one_after_another=True),
+}
+
+
+def simulate(world: World, random: Random, moments: list[float] | None = None) -> Scores:
+    """One store's scores.
+
+    Args:
+        moments: takes when each score was finished, from 0 to 1 after a day.
+    """
     evaluations: list[Evaluation] = []
     axes = [Axis("worth", f"m{judge}") for judge in range(world.judges)]
 
@@ -96,7 +113,14 @@ def simulate(world: World, random: Random) -> Scores:
                         view = worth + world.severity.get(j, 0) + random.gauss(0, 0.5)
                         view += world.favour.get(j, 0) if j == a else 0
                         for replicate in range(1, world.replicates + 1):
-                            mark = min(10.0, max(0.0, round((view + random.gauss(0, 0.4)) * 2) / 2))
+                            moment = 0.0
+                            if moments is not None:
+                                moment = random.random()
+                                if world.one_after_another:
+                                    moment = (c + moment) / world.combos
+                                moments.append(86_400 + moment)
+                            seen = view + world.drift.get(j, 0) * moment
+                            mark = min(10.0, max(0.0, round((seen + random.gauss(0, 0.4)) * 2) / 2))
                             chance = world.missing
                             if (
                                 world.missing_low
@@ -147,6 +171,8 @@ def truth(world: World, found: Finding) -> float | None:
             return level(world.favour, found.level)
         case Factor.INTERACTION:
             return 0.0
+        case Factor.DRIFT:
+            return level(world.drift, found.level)
         case Factor.DRAFT_ESSAY:
             parts = found.level.split(JOINT)
             own = level(world.draft, parts[0]) + level(world.essay, parts[1])
@@ -198,6 +224,17 @@ def of_world(
         yield list(found.findings), warned, lambda finding: truth(world, finding)
 
 
+def of_drift(
+    world: World, stores: int
+) -> Iterator[tuple[list[Finding], bool, Callable[[Finding], float | None]]]:
+    """The drift of judges alone: the other findings have designs of their own."""
+    for seed in range(stores):
+        moments: list[float] = []
+        found = find(simulate(world, Random(seed), moments), finished=moments)
+        drifts = [finding for finding in found.findings if finding.factor is Factor.DRIFT]
+        yield drifts, any(finding.claimed for finding in drifts), lambda finding: truth(world, finding)
+
+
 def of_pairs(stores: int) -> Iterator[tuple[list[Finding], bool, Callable[[Finding], float | None]]]:
     """Ten texts, two of them planted, three judges of whom two favour a place."""
     worth, favours = {"t2": 1.2, "t7": -1.2}, {"first": 0.8, "even": 0.0, "second": -0.6}
@@ -228,9 +265,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     header = ["design", "false pages %", "intervals hold %", "claimed hold %", "planted found %", "warned %"]
     rows, record = [], []
-    for name in options.design or [*WORLDS, "pairs of texts"]:
+    for name in options.design or [*WORLDS, *DRIFTS, PAIRS]:
         began = time.perf_counter()
-        made = of_world(WORLDS[name], options.stores) if name in WORLDS else of_pairs(options.stores // 5)
+        if name in WORLDS:
+            made = of_world(WORLDS[name], options.stores)
+        else:
+            made = of_pairs(options.stores) if name == PAIRS else of_drift(DRIFTS[name], options.stores)
         row = [name, *rates(made)]
         rows.append(row)
         record.append(dict(zip(header, row, strict=True)) | {"seconds": time.perf_counter() - began})
