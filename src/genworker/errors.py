@@ -62,13 +62,18 @@ class Fault:
         return "\n".join(lines)
 
 
+ANY = "*"
+"""In place of an id: a whole register cannot be read."""
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogFault(Fault):
     """One thing that is wrong in the catalogue, and whom it concerns.
 
     Attributes:
         concerns: (kind, id) of the one entry that it is about, such as ``("draft", "weave-v1")`` or
-            ``("model", "heron")``: cohorts that do not use it are not hindered. ``None``: the whole file.
+            ``("model", "heron")``, or of all of a kind, ``("draft", ANY)``: cohorts that do not use it are
+            not hindered. ``None``: everybody.
     """
 
     concerns: tuple[str, str] | None = None

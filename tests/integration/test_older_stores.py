@@ -228,6 +228,49 @@ def test_faults_hinder_those_alone_whom_they_concern(tmp_path: Path) -> None:
     assert "error" in records["other"]
 
 
+BROKEN_REGISTERS = {
+    "draft_templates.csv": {"drafts"},
+    "essay_templates.csv": {"essays"},
+    "evaluation_templates.csv": {COHORT},
+    "concepts_metadata.csv": {"drafts"},
+    "replication_config.csv": set(),
+}
+
+
+@pytest.mark.parametrize("content", [b"id\n1\n", b"\xff\xfe\n", b"", b'a,b,c\n"1,2\n', None])
+@pytest.mark.parametrize("file", BROKEN_REGISTERS)
+def test_a_register_that_cannot_be_read_hinders_those_alone_whom_it_concerns(
+    tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    store = make(tmp_path, 0)
+    text = store.project.membership_of(COHORT).read_text().splitlines(keepends=True)
+    for name, stages in (("drafts", ("draft",)), ("essays", ("essay",)), (COHORT, ("evaluation",))):
+        path = store.project.membership_of(name)
+        path.parent.mkdir(exist_ok=True)
+        lines = [line for line in text[1:] if line.startswith(tuple(f"{stage}," for stage in stages))]
+        path.write_text("".join([text[0], *lines]))
+    for row in store.rows:  # so that no parent is missing
+        directory = store.project.paths.generation_dir(row["stage"], row["gen_id"])
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "metadata.json").write_text("{}")
+        (directory / "parsed.txt").write_text("7.0")
+    register = store.project.data / "1_raw" / file
+    register.unlink(missing_ok=True)
+    if content is None:
+        register.mkdir()
+    else:
+        register.write_bytes(content)
+    project = opened(store)
+    hindered = set()
+    for name in ("drafts", "essays", COHORT):
+        try:
+            open_membership(project, name, strict=True)
+        except CatalogError as error:
+            hindered.add(name if file in str(error) else str(error))
+        assert "stages" in cohort_record(open_look(project), name), "status shows what it can"
+    assert hindered == BROKEN_REGISTERS[file]
+
+
 def test_an_answer_that_is_too_short_is_kept_and_failed_until_less_is_demanded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,8 @@ def test_a_parser_that_breaks_says_whose_it_is(
     project: Project, monkeypatch: pytest.MonkeyPatch, entry: str, code: str, says: str
 ) -> None:
     install(project.root, monkeypatch, entry, code)
+    assert reparse(project, dry_run=True).changes == [], "a cohort that does not use it is not hindered"
+    use_parser(project, entry.partition(" ")[0].rpartition(".")[2] or "v")
     with pytest.raises(CatalogError) as caught:
         reparse(project)
     assert says in str(caught.value)

@@ -35,7 +35,15 @@ from genworker.core.facts import Facts
 from genworker.core.membership import MembershipRow
 from genworker.core.prompts import TRIAL_TEXT, draft_values, trial_values
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, Fault, FaultyInputError, MembershipError, TemplateError, UsageError
+from genworker.errors import (
+    ANY,
+    CatalogError,
+    Fault,
+    FaultyInputError,
+    MembershipError,
+    TemplateError,
+    UsageError,
+)
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.project.open import Project, faults_of, pair_fault
 from genworker.store.catalog import TemplateFiles, is_two_column, listed_combos
@@ -489,7 +497,11 @@ class _Planner:
 
 def _used(axes: Axes, given: Given | None) -> set[tuple[str, str]]:
     """(kind, id) of every entry of the catalogue that a cohort uses."""
-    used = {(stage.value, name) for stage in STAGES for name in axes.templates[stage]}
+    # What is multiplied stands in the registers, so each of them must be readable.
+    used = {(kind, ANY) for kind in (*STAGES, "model", "concept", "combo")}
+    used |= {("replicates", stage.value) for stage in STAGES}
+    used |= {("combo", combo.combo_id) for combo in axes.combos}
+    used |= {(stage.value, name) for stage in STAGES for name in axes.templates[stage]}
     used |= {("model", name) for names in axes.models.values() for name in names}
     used |= {("concept", name) for combo in axes.combos for name in combo.concept_ids}
     for row in () if given is None else (*given.drafts, *(given.essays or ())):

@@ -11,10 +11,10 @@ from genworker.core.catalog import Catalog, Combo, guess_combos
 from genworker.core.generation import Answer, Failure, answer_again, finish
 from genworker.core.ids import id_fault
 from genworker.core.membership import Known, Membership, MembershipRow
-from genworker.core.parsers import CHOICE_PARSER
+from genworker.core.parsers import CHOICE_PARSER, get_parser
 from genworker.core.plan import Plan, make_plan
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, CatalogFault, Fault, StoreError
+from genworker.errors import ANY, CatalogError, CatalogFault, Fault, StoreError
 from genworker.paths import Paths
 from genworker.project.plugins import load_parser_plugins
 from genworker.project.settings import LoadedSettings, load_settings
@@ -105,9 +105,12 @@ def open_membership(project: Project, cohort_id: str, *, strict: bool) -> Member
     if not strict:
         return load_membership_as_it_stands(project.paths, cohort_id)
     index = StoreIndex(project.paths)
-    general = faults_of(project, frozenset())
-    if id_fault(cohort_id) is None and general:
-        raise CatalogError(general, title="the catalogue is refused, nothing was sent")
+    if id_fault(cohort_id) is None and project.catalog_faults:
+        general = faults_of(project, frozenset())
+        if general:
+            raise CatalogError(general, title="the catalogue is refused, nothing was sent")
+        # Before its rows: a register that cannot be read explains why it knows none of their names.
+        refuse_faults_of(project, load_membership_as_it_stands(project.paths, cohort_id), "nothing was sent")
     membership = load_membership(
         project.paths,
         cohort_id,
@@ -127,24 +130,35 @@ def refuse_faults_of(project: Project, membership: Membership, outcome: str) -> 
     used: set[tuple[str, str]] = set()
     for row in membership.rows:
         used.add((row.stage.value, row.template_id))
-        used.add(("model", row.llm_model_id or ""))
-        if row.stage.is_root and row.combo_id in project.catalog.combos:
-            concepts = project.catalog.combos[row.combo_id].concept_ids
-            used.update(("concept", name) for name in concepts)
+        if row.llm_model_id:
+            used.add(("model", row.llm_model_id))
+        if row.stage.is_root:
+            used |= {("combo", row.combo_id), ("concept", ANY)}
+            if row.combo_id in project.catalog.combos:
+                concepts = project.catalog.combos[row.combo_id].concept_ids
+                used.update(("concept", name) for name in concepts)
     faults = faults_of(project, used)
     if faults:
         raise CatalogError(faults, title=f"the catalogue is refused, {outcome}")
 
 
 def faults_of(project: Project, used: Collection[tuple[str, str]]) -> list[Fault]:
-    """The faults of whole files, and those of the entries that are used, as (kind, id)."""
+    """The faults that are everybody's, of registers that are used, and of entries that are, as (kind, id)."""
+    catalog = project.catalog
+    concerned = {*used, *((kind, ANY) for kind, _ in used)}
     for kind, name in used:
-        if kind == "concept" and name in project.catalog.concepts:
-            len(project.catalog.concepts[name].descriptions)  # read, so that their faults are known
+        if kind == "concept" and name in catalog.concepts:
+            len(catalog.concepts[name].descriptions)  # read, so that their faults are known
+        elif kind in STAGES and (entry := catalog.templates[Stage(kind)].get(name)) and entry.parser:
+            concerned.add(("parser", f"{kind}.{entry.parser}"))
+            try:
+                get_parser(Stage(kind), entry.parser)
+            except LookupError:
+                concerned.add(("parser", ANY))
     return [
         fault
         for fault in project.catalog_faults
-        if not isinstance(fault, CatalogFault) or fault.concerns is None or fault.concerns in used
+        if not isinstance(fault, CatalogFault) or fault.concerns is None or fault.concerns in concerned
     ]
 
 

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from genworker.core.parsers import register
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import Fault
+from genworker.errors import ANY, CatalogFault, Fault
 
 GROUP = "genworker.parsers"
 
@@ -34,7 +34,8 @@ def _load(entry: EntryPoint) -> Fault | None:
     word, _, name = entry.name.partition(".")
     if word not in {stage.value for stage in STAGES} or not name:
         stages = ", ".join(f"{stage.value}.NAME" for stage in STAGES)
-        return _fault(entry, f"its name is {entry.name!r}", f"call it one of: {stages}")
+        # Which parser it was to be nobody knows: it concerns those whose parser is missing.
+        return _fault(entry, f"its name is {entry.name!r}", f"call it one of: {stages}", ANY)
     try:
         parser = entry.load()
     except Exception as error:  # noqa: BLE001 (another package's code may raise anything when imported)
@@ -48,10 +49,13 @@ def _load(entry: EntryPoint) -> Fault | None:
     return None
 
 
-def _fault(entry: EntryPoint, what: str, fix: str = "mend or uninstall that package") -> Fault:
+def _fault(
+    entry: EntryPoint, what: str, fix: str = "mend or uninstall that package", concerns: str | None = None
+) -> Fault:
     package = entry.dist.name if entry.dist is not None else "an unknown package"
-    return Fault(
+    return CatalogFault(
         f"the parser plugin {entry.name!r} of {package} cannot be used: {what}",
         where=f'entry point [{GROUP}] "{entry.name}" = "{entry.value}"',
         fix=fix,
+        concerns=("parser", concerns or entry.name),
     )

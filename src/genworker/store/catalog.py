@@ -18,7 +18,15 @@ from genworker.core.membership import Known, Membership, MembershipRow, is_older
 from genworker.core.parsers import get_parser
 from genworker.core.prompts import PromptTemplate
 from genworker.core.stages import STAGES, Stage
-from genworker.errors import CatalogError, CatalogFault, Fault, MembershipError, TemplateError, UsageError
+from genworker.errors import (
+    ANY,
+    CatalogError,
+    CatalogFault,
+    Fault,
+    MembershipError,
+    TemplateError,
+    UsageError,
+)
 from genworker.paths import TEMPLATES_ROOT_VARIABLE, Paths
 from genworker.store.csvfile import CsvFault, open_csv
 
@@ -50,7 +58,7 @@ class _Table:
         path: Path,
         required: Sequence[str],
         faults: list[Fault],
-        kind: str = "",
+        kind: str,
         optional: Sequence[str] = (),
     ) -> None:
         self.path = path
@@ -69,7 +77,7 @@ class _Table:
         about: str | None = None,
     ) -> None:
         """Note a fault; one that is `about` an entry hinders only cohorts that use the entry."""
-        concerns = (self.kind, about) if about is not None and self.kind else None
+        concerns = (self.kind, ANY if about is None else about)
         where = str(self.path)
         self.faults.append(
             CatalogFault(what, where=where, line=line, column=column, fix=fix, concerns=concerns)
@@ -97,7 +105,8 @@ class _Table:
                         continue
                     yield line, dict(zip(names, map(str.strip, cells), strict=True))
         except CsvFault as error:
-            self.faults.append(error.fault)
+            found = error.fault
+            self.fault(found.line, found.column, found.what, found.fix)
 
     def _look_for_slips(self, names: Sequence[str]) -> None:
         """Further columns are anybody's own; one that is nearly a known one was meant to be it."""
@@ -298,7 +307,7 @@ def _read_replicates(paths: Paths, faults: list[Fault]) -> dict[Stage, int]:
     replicates = dict.fromkeys(STAGES, 1)
     if not paths.replication_csv.exists():
         return replicates
-    table = _Table(paths.replication_csv, ("stage", "replicates"), faults)
+    table = _Table(paths.replication_csv, ("stage", "replicates"), faults, "replicates")
     seen: set[str] = set()
     for line, row in table.rows():
         name, text = row["stage"], row["replicates"]
@@ -318,7 +327,7 @@ def read_combos(path: Path, faults: list[Fault]) -> dict[str, Combo]:
     """Read a file with a row per combo and concept, in its order; empty when there is none."""
     if not path.exists():
         return {}
-    table = _Table(path, ("combo_id", "concept_id"), faults)
+    table = _Table(path, ("combo_id", "concept_id"), faults, "combo")
     concepts: dict[str, list[str]] = {}
     facts: dict[str, tuple[str, int, int]] = {}
     for line, row in table.rows():
