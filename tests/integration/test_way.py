@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from genworker.core.completion import CompletionRequest, Sampling
+from genworker.providers.openai import OpenAIProvider
 from support.project import COHORT, Project, make_project, membership_rows, write
 
 PRICE = "price = { input = 1, output = 2 }\nmax_tokens = 1000"
@@ -189,3 +192,29 @@ def test_a_kept_connection_that_was_closed_is_no_try(project: Project) -> None:
     kept = list(project.paths.gens_root.glob("*/*/metadata.json"))
     assert len(kept) == rows
     assert {json.loads(path.read_text(encoding="utf-8"))["attempts"] for path in kept} == {1}
+
+
+def test_a_connection_that_was_closed_while_the_loop_stood_still_is_not_used() -> None:
+    """Its end lies in the socket unread: a request that is written into it would count as billed."""
+    closed = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        if read_request(connection):
+            connection.sendall(answer())
+        connection.close()
+        closed.set()
+
+    async def ask_twice(port: int) -> None:
+        provider = OpenAIProvider(f"http://127.0.0.1:{port}/v1")
+        request = CompletionRequest("m", "a prompt", Sampling(), timeout_s=5.0)
+        await provider.open()
+        try:
+            for _ in range(3):
+                assert (await provider.complete(request)).text
+                assert closed.wait(5.0)  # nothing of the loop runs meanwhile
+                closed.clear()
+        finally:
+            await provider.aclose()
+
+    with listening(serve) as port:
+        asyncio.run(ask_twice(port))
