@@ -83,6 +83,12 @@ def main() -> None:
             raise
     except signals.Stopped as stopped:  # before any command has begun
         raise SystemExit(128 + stopped.number) from None
+    except Exception:
+        # Python 3.11 makes a RuntimeError of what is raised while a class is made, as loading modules does.
+        number = signals.take_request()
+        if number is None:
+            raise
+        raise SystemExit(128 + number) from None
 
 
 def _refuse_half(data: Out) -> None:

@@ -268,6 +268,20 @@ def test_a_request_that_nothing_can_be_raised_for_is_raised_a_moment_later() -> 
     assert (done.stdout, done.stderr) == ("SIGINT\n", "")
 
 
+def test_a_request_that_comes_while_a_class_is_made_is_no_traceback() -> None:
+    script = (
+        "import os, signal, genworker.cli\n"
+        "from genworker.__main__ import main\n"
+        "class Field:\n"
+        "    def __set_name__(self, owner, name): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def command_line(): type('Made', (), {'field': Field()})\n"
+        "genworker.cli.main = command_line\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 # One request on two ways, and requests that come early
 
 
