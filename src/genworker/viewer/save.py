@@ -79,7 +79,7 @@ class _Saving:
     async def all(self, make_report: Any) -> int:
         """Every page of every cohort."""
         for name in _STATIC:
-            self._put(f"static/{name}", await self._ask(f"static/{name}"))
+            self._put(f"static/{name}", await ask(self.app, self.viewer.root, f"static/{name}"))
         await self._page("", "index.html")
         for found in self.viewer.cohorts():
             await self._cohort(found["name"], make_report)
@@ -92,7 +92,7 @@ class _Saving:
         await asyncio.to_thread(make_report, cohort, reports)
         await self._page(f"{place}/", f"{place}/index.html")
         self._rows(cohort)
-        self._put(f"{place}/rows.csv", await self._ask(f"{place}/rows.csv"))
+        self._put(f"{place}/rows.csv", await ask(self.app, self.viewer.root, f"{place}/rows.csv"))
         with self.viewer.queries(cohort) as queries:
             for row in queries.each(Filter()):
                 name = f"g/{row.stage}/{row.gen_id}"
@@ -175,7 +175,7 @@ class _Saving:
     # Pages
 
     async def _page(self, address: str, name: str, *, is_last: bool = False) -> None:
-        html = (await self._ask(address)).decode()
+        html = (await ask(self.app, self.viewer.root, address)).decode()
         self._put_page(name, html, address.partition("?")[0], is_last=is_last)
 
     def _put_page(self, name: str, html: str, address: str, *, is_last: bool = False) -> None:
@@ -236,42 +236,50 @@ class _Saving:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
             stream.write(content)
 
-    async def _ask(self, address: str) -> bytes:
-        """One request to the application, without a socket."""
-        path, _, query = address.partition("?")
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "path": f"{self.viewer.root}{path}",
-            "raw_path": f"{self.viewer.root}{path}".encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(b"host", b"localhost")],
-            "http_version": "1.1",
-            "scheme": "http",
-            "server": ("localhost", 80),
-            "client": ("127.0.0.1", 0),
-        }
-        status, body, sent = 0, bytearray(), False
 
-        async def receive() -> Message:
-            nonlocal sent
-            if sent:
-                await asyncio.Event().wait()  # nobody hangs up; what streams stops waiting for it at its end
-            sent = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+async def ask(app: ASGIApp, root: str, address: str) -> bytes:
+    """One request to the application, without a socket.
 
-        async def send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif message["type"] == "http.response.body":
-                body.extend(message.get("body", b""))
+    Args:
+        root: what every address begins with.
 
-        await self.app(scope, receive, send)
-        if status != 200:
-            raise StoreError(
-                f"the page {address} cannot be written: {status} {bytes(body[:200]).decode()}",
-                path=address,
-            )
-        return bytes(body)
+    Raises:
+        StoreError: the answer is none.
+    """
+    path, _, query = address.partition("?")
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": f"{root}{path}",
+        "raw_path": f"{root}{path}".encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("localhost", 80),
+        "client": ("127.0.0.1", 0),
+    }
+    status, body, sent = 0, bytearray(), False
+
+    async def receive() -> Message:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()  # nobody hangs up; what streams stops waiting for it at its end
+        sent = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        elif message["type"] == "http.response.body":
+            body.extend(message.get("body", b""))
+
+    await app(scope, receive, send)
+    if status != 200:
+        raise StoreError(
+            f"the page {address} cannot be written: {status} {bytes(body[:200]).decode()}",
+            path=address,
+        )
+    return bytes(body)
