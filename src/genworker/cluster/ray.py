@@ -112,7 +112,8 @@ class RayEngine:
         _check_address(self._address)
         try:
             ray.init(
-                address=self._address,
+                # Without an address Ray would join whatever cluster was started here last, dead or alive.
+                address=self._address or "local",
                 include_dashboard=False if self._address is None else None,
                 log_to_driver=False,
                 configure_logging=False,
