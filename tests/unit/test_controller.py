@@ -301,3 +301,30 @@ def test_a_late_start_regains_a_little() -> None:
 def test_every_number_of_the_law_has_a_unit_or_is_a_share() -> None:
     for entry in fields(Tuning):
         assert getattr(TUNING, entry.name) > 0
+
+
+def test_a_number_at_the_ceiling_can_be_tried_for_ever() -> None:
+    driver = Driver(ceiling=4)
+    out = [driver.begin() for _ in range(2)]
+    driver.close()
+    driver.answer(out.pop(), after_s=0.9)
+    out.append(driver.begin())
+    for _ in range(20_000):
+        while driver.subject.ready_at_s(0, driver.now) <= driver.now:
+            out.append(driver.begin())
+        assert len(out) <= 4
+        driver.answer(out.pop(0), after_s=0.1)
+    assert driver.subject.limit == 4
+
+
+def test_a_refusal_ends_going_faster_than_what_is_announced() -> None:
+    allowance = Allowance()
+    for second in range(20):
+        allowance.announce(600.0, 1.0, float(second))
+    assert allowance.per_s > 30.0
+    allowance.announce(600.0, 1.0, 20.0, refused_by_chance=0.01)
+    assert allowance.per_s == pytest.approx(10.0, rel=0.05)
+    allowance.announce(600.0, 1.0, 20.6)
+    assert allowance.per_s == pytest.approx(10.0, rel=0.05)  # not at once again
+    allowance.announce(600.0, 1.0, 30.0)
+    assert allowance.per_s > 10.3

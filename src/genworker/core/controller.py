@@ -1,7 +1,7 @@
 """How fast an endpoint may be called and how many calls it takes at once: one law for every kind of limit.
 
-Objective: the most calls let in per second, where refusals may cost 3 % of them. A refusal is an answer
-that asks for fewer calls (429, 529), or a 5xx: a server that sheds load says either.
+Objective: the most calls let in per second, where looking for more may cost 2 % of them in refusals. A
+refusal is an answer that asks for fewer calls (429, 529), or a 5xx: a server that sheds load says either.
 
     start    64 calls a second, half of it from 32 calls out on. Answers carry further: each lets the rate
              grow by a sixteenth, and two more calls be out.
@@ -13,18 +13,23 @@ that asks for fewer calls (429, 529), or a 5xx: a server that sheds load says ei
     rate     Too many refused: the allowance is empty. From one such moment to the next, the calls that
              were let in over the time are the rate; 0.98 of it is kept. It is held for longer (16 calls,
              times 4 while the same rate is found again) the more refusals it costs to try: these are at
-             most 3 % of the calls held. Then more is tried, by 5 % at first, and half as much again from
-             round to round.
+             most 2 % of the calls held. Then more is tried, by 5 % at first, and half as much again from
+             round to round, once a round at the present rate is known to be good; and never so much that
+             more than 8 calls (or 2 %) are out of which nothing has been heard, or twice the rate.
+    guess    Where nothing is saved up the mean tells what was asked, not what there is. So a cut goes back
+             to the last rate that was good for a round, if that is more than the mean; where it is refused
+             at once the mean is taken, and the next two cuts do without.
     chance   A rate that has not been raised and is refused all the same may be refused by chance: the
              round after a cut is an easy one, at 0.7 of the rate. What is refused there is refused
-             whatever the rate; if it is much, the cut is taken back.
-    closed   So many refused in a row as chance does not bring (p^k < e^-8, at least 3): nothing is let in
+             whatever the rate; if it is much, the cut is taken back. Once chance is known, an easy round in
+             which more is refused is one of a limit: chance does not grow with the load.
+    closed   So many refused in a row as chance does not bring (p^k < e^-10, at least 3): nothing is let in
              now. The lane sends single scouts: at once, when the first refusal's hint is over, then after
              each further fifth of the time (half of it, where a 5xx said so), and when answers have come
              back. One that is let in opens the lane again.
     number   It came in as soon as fewer were out than when the others were refused, which no call was
-             that was let in before: it is the number of calls at once. One more is tried after 16 calls
-             at the full number.
+             that was let in before: it is the number of calls at once. One more is tried after 32 calls
+             at the full number, the more seldom the more often it is refused, the sooner when it is let in.
     window   Nothing came in for a time in which the rate would have let in several: a window. Its calls
              come at once, so the rate doubles from round to round.
 
@@ -74,9 +79,13 @@ class Tuning:
     """Calls of a round that tells chance from a limit, within `easy_s`."""
     deviations: float = 2.0
     """Standard deviations by which refusals must exceed what chance explains."""
-    row_odds: float = 8.0
-    """A row of refusals that chance brings once in e^8 = 3,000 times closes."""
+    row_odds: float = 10.0
+    """A row of refusals that chance brings once in e^10 = 22,000 times closes."""
     row_least: int = 3
+    guesses: int = 2
+    """Cuts that take the mean after a guess that was refused."""
+    unheard: float = 8.0
+    """Calls that may be out unheard of, beyond the rate that was found, when more is tried."""
     vain_odds: float = 3.0
     """The same for calls that are tried beyond a known number at once: e^3 is once in 20."""
     share: float = 0.98
@@ -85,13 +94,13 @@ class Tuning:
     """Natural logarithm up to which two rates are the same."""
     weight_calls: float = 6.0
     """Calls that the rate found before counts for: a short while says little."""
-    cost: float = 0.03
+    cost: float = 0.02
     """Refusals per call that trying for more may cost."""
     longer: float = 4.0
     """Times longer that a rate is held which was found again."""
     step: float = 0.05
     faster: float = 1.5
-    step_back: float = 0.5
+    step_back: float = 1.0
     """How much more is tried first, and by how much more from round to round."""
     easy: float = 0.7
     """Share of the load in an easy round."""
@@ -113,6 +122,8 @@ class Tuning:
     hear_times: float = 2.0
     number_wait: int = 16
     """Calls at the full number until one more is tried."""
+    number_again: int = 4
+    """The same at least, after one more was let in."""
     number_hints: float = 5.0
     """Hints between two tries for more at once: an endpoint that asks for a minute's pause means it."""
     catch_up_s: float = 0.005
@@ -236,6 +247,7 @@ class _Round:
 
     number: int
     size: int
+    rate: float
     is_easy: bool = False
     begun: int = 0
     paced: int = 0
@@ -282,8 +294,14 @@ class Controller:
         self._ready_s = 0.0
         self._is_known = False
         self._held_rate = math.inf  # the rate of the last cut
+        self._limit_calls = 0
+        self._held = (0, 0)
+        self._good = 0.0
+        self._is_guess = False
+        self._no_guess = 0  # cuts until a guess is tried again
         self._cuts: list[tuple[float, float]] = []  # (rate, let in) of cuts that no easy round has confirmed
         self._found: float | None = None
+        self._measured: float | None = None
         self._empty_s: float | None = None  # when the allowance was last seen empty, by the call `_empty_seq`
         self._empty_seq = 0
         self._refused_since: list[int] = []
@@ -295,7 +313,7 @@ class Controller:
         self._chance_refused = self._chance_calls = 0.0
         self._easy_next = False
         self._plain_rounds = 0
-        self._round = _Round(1, tuning.round_calls)
+        self._round = _Round(1, tuning.round_calls, tuning.start_per_s)
         self._rounds = {1: self._round}
         # Closed
         self.closed_s: float | None = None
@@ -407,7 +425,7 @@ class Controller:
             if self._full >= self._wait and now_s >= self._try_at_s:
                 self._full = 0
                 self._tried = min(float(self.ceiling), self._tried + self._more)
-                self._more *= 2
+                self._more = min(self.ceiling, 2 * self._more)
 
     def cancel(self, call: Call) -> None:
         """See `LaneControl.cancel`."""
@@ -458,6 +476,7 @@ class Controller:
                 self._let_in(call)
 
     def _let_in(self, call: Call) -> None:
+        t = self._t
         call.is_let_in = True
         self._let_in_calls += 1
         self._refused_share -= 0.03 * self._refused_share
@@ -466,6 +485,8 @@ class Controller:
         self._among += self._refused_calls > 0
         if self.number <= saw:
             self.number, self._in_vain = saw + 1.0, 0
+            self._tried = max(self._tried, self.number)
+            self._wait = max(t.number_again, self._wait // 4)
         if call is self._scout:
             self._open(call)
         counted = self._rounds.get(call.round)
@@ -557,7 +578,7 @@ class Controller:
         self.rate = max([self.rate, *(rate for rate, _ in self._cuts)])
         self._cuts.clear()
         self.number = self._tried = math.inf
-        self._found = self._empty_s = None
+        self._found = self._measured = self._empty_s = None
         self._is_known, self._hold, self._easy_next = False, 0, False
         self._drop_rounds()
 
@@ -633,12 +654,14 @@ class Controller:
             why = f"after {closed_s:.1f} s"
             if mean * closed_s > t.window_calls and closed_s > t.window_s and calls >= t.round_calls:
                 self.rate, self._is_known, self._found = min(mean, before), True, found
+                self._held_rate = self.rate
                 self._hold, self._step, self._easy_next, self._empty_s = 0, 1.0, False, None
                 why += f"; {calls} calls were let in over {scout.at_s - since_s:.1f} s"
             elif self._found is None:
-                self.rate, self._is_known = max(self.rate / 4, min(self.rate, 2 / max(1e-3, closed_s))), True
+                self.rate, self._is_known = max(self.rate / 4, min(self.rate, 1 / max(1e-3, closed_s))), True
                 self._hold, self._step, self._easy_next = 0, t.step, False
         self._opened = (self._let_in_calls, scout.at_s)
+        self._limit_calls = self._let_in_calls
         self._compare_anew()
         self._ready_s = scout.at_s
         self._drop_rounds(goes_on=self._scouts <= 2)
@@ -663,7 +686,7 @@ class Controller:
         if easy:
             self._plain_rounds = 0
             size = max(size, min(t.chance_round, round(t.easy_s * self.rate)))
-        self._round = _Round(self._round.number + 1, size, easy)
+        self._round = _Round(self._round.number + 1, size, self.rate, easy)
         self._rounds[self._round.number] = self._round
         return self._round
 
@@ -693,9 +716,17 @@ class Controller:
         is_easy = counted.is_easy or 2 * counted.held > counted.begun
         variance = p * n * (1 - p)
         doubt = 1 + n / (self._chance_calls + 64)  # of p itself
-        if counted.refused > p * n + t.deviations * math.sqrt(variance * doubt) + 1 and not is_easy:
+        held, held_refused = self._held
+        many = held + n if held else 0
+        is_much = counted.refused > p * n + t.deviations * math.sqrt(variance * doubt) + 1
+        if many and not is_much:
+            spread = p * many * (1 - p) * (1 + many / (self._chance_calls + 64))
+            is_much = held_refused + counted.refused > p * many + t.deviations * math.sqrt(spread) + 1
+        # Chance does not grow with the load: once it is known, what goes beyond it has another cause.
+        is_known = counted.is_easy and self._chance_calls >= t.chance_round
+        if is_much and (not is_easy or is_known):
             # While it is being looked at what is refused by chance, nothing is cut.
-            if call is not None and not any(other.is_easy for other in self._rounds.values()):
+            if call is not None and (is_known or not any(other.is_easy for other in self._rounds.values())):
                 self._learn(call)
                 self._drop_rounds()
                 self._ready_s = max(self._ready_s, call.heard_s)
@@ -705,16 +736,22 @@ class Controller:
         del self._rounds[counted.number]
         counted.is_judged = True
         is_paced = 2 * counted.paced >= counted.begun
-        is_held = self._is_known and self.rate <= 1.02 * self._held_rate
-        if (is_easy or not is_paced or is_held) and counted.refused < 0.75 * n:
+        if (is_easy or not is_paced) and counted.refused < 0.75 * n:
             self._tally(counted.refused, n)
         if counted.is_easy:
             if p * n + math.sqrt(variance) + 0.5 < counted.refused <= 2 * self.chance * n:
                 self._take_back()
             elif counted.refused <= 1:
                 self._cuts.clear()
-        elif is_paced and not self._hold and self._is_known:
-            self.rate = min(t.most_per_s, self.rate * (1 + self._step))
+        elif is_paced and self._hold and counted.rate >= 0.99 * self.rate:
+            self._held = (held + n, held_refused + counted.refused)
+        elif is_paced and not self._hold and self._is_known and counted.rate >= 0.99 * self.rate:
+            self._held = (0, 0)
+            self._good = self.rate * (1 - self.chance)
+            # So many are out unheard of when the limit is met, and all of them may be refused.
+            unheard = max(t.unheard, t.cost * (self._let_in_calls - self._limit_calls))
+            more = max(self._held_rate, unheard / (self._hear_s or t.hear_s))
+            self.rate = min(t.most_per_s, self.rate * (1 + self._step), self._held_rate + more)
             self._step = min(1.0, t.faster * self._step)
 
     def _tally(self, refused: int, calls: int) -> None:
@@ -741,7 +778,7 @@ class Controller:
         self._cuts.clear()
         if restored > self.rate:
             self.rate, self._held_rate = restored, math.inf
-            self._found = self._empty_s = None
+            self._found = self._measured = self._empty_s = None
             self._hold, self._step, self._easy_next = 0, t.step_back, False
             self._rounds = {number: other for number, other in self._rounds.items() if not other.is_easy}
             self._next_round()
@@ -758,15 +795,23 @@ class Controller:
             return
         refused = sum(1 for seq in self._refused_since if seq < call.seq)
         taken, span_s = call.seq - 1 - self._empty_seq - refused, call.at_s - self._empty_s
-        before = self._found
+        before = self._measured
         weight = t.weight_calls if before else 0.0
         if span_s <= 0 or taken + weight < 4:
             return
         found = (taken + weight) / (span_s + (weight / before if before else 0.0))
         has_grown = self.rate > 1.02 * self._held_rate
+        self._measured = found
+        was_guess, self._is_guess = self._is_guess, False
         if has_grown:
             # The rate before was held for a while without a refusal: less than it has not become.
             found = max(found, self._held_rate / t.share * (1 - self.chance))
+            if self._good > 1.03 * found and not self._no_guess:
+                # Nothing is saved up, perhaps, and what was let in before the rate was raised is no measure.
+                found, self._is_guess = self._good, True
+            self._no_guess = max(0, self._no_guess - 1)
+        elif was_guess:
+            self._no_guess = t.guesses
         self._found = found
         self._cuts.append((min(self.rate, self._starts_per_s()), found))
         is_same = before is not None and abs(math.log(found / before)) < 2 * t.same
@@ -777,7 +822,8 @@ class Controller:
         aim = t.share * found / (1 - self.chance)
         self.rate = self._held_rate = max(1 / 60, min(aim, self.rate, self._starts_per_s()))
         self._is_known, self._step = True, t.step
-        self._easy_next = not has_grown
+        self._easy_next = not has_grown and not was_guess
+        self._good, self._limit_calls, self._held = 0.0, self._let_in_calls, (0, 0)
         why = f"{taken} calls were let in over {span_s:.1f} s, {len(self._refused_since)} were refused"
         self._note_number(call.lane, "rate", 60 * self.rate, why)
         self._see_empty(call)
@@ -787,8 +833,8 @@ class Controller:
         t, least = self._t, self._refused_saw
         if self._refused_calls < t.row_least or self._among < t.weight_calls or least <= self._saw_most:
             return False
-        self._set_number(least, 0.0)
         why = f"with {least} out {self._refused_calls} calls were refused, with fewer none of {self._among}"
+        self._set_number(least, 0.0)
         self._note(0, "number", f"{least} calls at once: {why}")
         return True
 
@@ -796,7 +842,7 @@ class Controller:
         t = self._t
         self.number = self._tried = float(number)
         self._more, self._full = 1, 0
-        self._wait = min(2 * self._wait, round(1 / t.cost), max(2, 4 * int(number)))
+        self._wait = min(2 * self._wait, round(1 / t.cost))
         self._try_at_s = self._ready_s + t.number_hints * pause_s
         self._empty_s, self._easy_next = None, False
         self._rounds.clear()
@@ -807,6 +853,7 @@ class Controller:
         self._saw_most, self._refused_saw, self._refused_calls, self._among = 0, math.inf, 0, 0
 
     def _see_empty(self, call: Call) -> None:
+        self._plain_rounds = 0
         self._empty_s, self._empty_seq = call.at_s, call.seq
         self._refused_since = [seq for seq in self._refused_since if seq > call.seq]
 
@@ -1080,7 +1127,7 @@ class Allowance:
 
     FASTER, FASTEST, REVISE_S = 1.1, 16.0, 0.5
 
-    __slots__ = ("_announced", "_configured", "_flow", "_is_short", "_revised_s", "_share", "_t")
+    __slots__ = ("_announced", "_configured", "_flow", "_is_short", "_pause_s", "_revised_s", "_share", "_t")
 
     def __init__(
         self, configured_per_min: float | None = None, lanes: int = 1, tuning: Tuning = TUNING
@@ -1092,6 +1139,7 @@ class Allowance:
         self._announced = math.inf
         self._share = 1.0 / lanes
         self._revised_s = -math.inf
+        self._pause_s = self.REVISE_S
         self._is_short = False
         self._flow = Flow()
 
@@ -1113,7 +1161,8 @@ class Allowance:
 
     def holds(self, now_s: float) -> bool:
         """Whether it is what a call that may begin now was waiting for."""
-        return self.per_s < math.inf and not self._is_short and now_s - self._flow.ready_at_s <= 0.5
+        is_sure = self.per_s < math.inf and self._share <= 1.0 and not self._is_short
+        return is_sure and now_s - self._flow.ready_at_s <= 0.5
 
     def take(self, amount: float, now_s: float) -> None:
         """A call of about this size starts."""
@@ -1125,13 +1174,24 @@ class Allowance:
         if (rate := self.per_s) < math.inf:
             self._flow.settle(more, rate)
 
-    def announce(self, per_min: float, left: float | None, now_s: float) -> None:
+    def announce(
+        self, per_min: float, left: float | None, now_s: float, *, refused_by_chance: float | None = None
+    ) -> None:
         """The endpoint tells its limit.
 
         Args:
             left: share of it that is left, from 0 to 1; ``None`` when it does not say.
+            refused_by_chance: in a refusal, the share of calls that chance explains; ``None`` in an answer.
         """
         self._announced = per_min / 60.0 * self._t.share
+        if refused_by_chance is not None:
+            # Whatever is left, it was asked too fast, but for the calls that do not count.
+            usual = 1.0 / (1.0 - refused_by_chance)
+            if self._share > self.FASTER * usual:
+                self._pause_s *= 2
+            self._share = min(self._share, usual)
+            self._revised_s = now_s + self._pause_s
+            return
         self._is_short = left is not None and left < self._t.left_least
         if left is None or now_s - self._revised_s < self.REVISE_S:
             return
@@ -1195,7 +1255,7 @@ class Allowances:
         for quantity, allowance in self._all.items():
             allowance.settle(-self.guess(quantity, stage))
 
-    def heed(self, quotas: Iterable[Quota], now_s: float) -> None:
+    def heed(self, quotas: Iterable[Quota], now_s: float, *, refused_by_chance: float | None = None) -> None:
         """Take note of what is announced."""
         for quota in quotas:
             if quota.quantity is Quantity.AT_ONCE:
@@ -1203,7 +1263,9 @@ class Allowances:
                 continue
             if quota.quantity not in self._all:
                 self._all[quota.quantity] = Allowance(None, self._lanes)
-            self._all[quota.quantity].announce(quota.per_min, quota.left, now_s)
+            self._all[quota.quantity].announce(
+                quota.per_min, quota.left, now_s, refused_by_chance=refused_by_chance
+            )
 
     def settle(self, stage: int, read: int | None, written: int | None) -> float:
         """An answer told its tokens; returns how many more they are than was counted at its start."""

@@ -921,8 +921,10 @@ class Scheduler:
         attempt, ticket = self._running.pop(job)
         assert ticket is not None
         self._leave(number)
-        # A refusal's headers say what is left and until when; that holds whatever becomes of the row.
-        lane.allowances.heed(error.quotas, now_s)
+        # A refusal's headers say what is left and until when; that holds whatever becomes of the row. One that
+        # the load explains also says that the calls came too fast, whatever is left.
+        chance = ticket.call.controller.chance if isinstance(error, RateLimitedError) else None
+        lane.allowances.heed(error.quotas, now_s, refused_by_chance=chance)
         prefix = self._leading.pop(job, None)
         if prefix is not None:
             # The call that was to fill the cache has failed: those behind it must not count on it.
