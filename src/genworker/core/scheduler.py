@@ -921,8 +921,8 @@ class Scheduler:
         attempt, ticket = self._running.pop(job)
         assert ticket is not None
         self._leave(number)
-        # A refusal's headers say what is left and until when; that holds whatever becomes of the row. One that
-        # the load explains also says that the calls came too fast, whatever is left.
+        # A refusal's headers say what is left and until when; that holds whatever becomes of the row.
+        # A refusal for the load also says that calls came too fast, whatever is left.
         chance = ticket.call.controller.chance if isinstance(error, RateLimitedError) else None
         lane.allowances.heed(error.quotas, now_s, refused_by_chance=chance)
         prefix = self._leading.pop(job, None)
