@@ -367,6 +367,7 @@ def test_who_waits_for_a_lock_can_be_asked_to_stop(tmp_path: Path) -> None:
         server.wait_until(lambda it: it.received >= 1, timeout_s=60)
         second = start_ignoring(project, "run", COHORT, "--plain", "--if-locked", "wait")
         assert second.stderr is not None
+        assert "event=begin" in second.stderr.readline()
         assert "locked" in second.stderr.readline()
         second.send_signal(signal.SIGINT)
         code, said = finish(second, 10)

@@ -58,6 +58,7 @@ def test_the_second_worker_waits_or_shares(tmp_path: Path, mode: str) -> None:
         first.send_signal(signal.SIGSTOP)
         second = project.start("run", COHORT, "--plain", "--if-locked", mode)
         assert second.stderr is not None
+        assert "event=begin" in second.stderr.readline()
         said_first = second.stderr.readline()
         first.send_signal(signal.SIGCONT)
         (code, said), (code_2, said_2) = finish(first), finish(second)
