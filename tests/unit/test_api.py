@@ -85,6 +85,19 @@ def test_paths_know_the_layout() -> None:
     assert paths.metadata_path("draft", "g").name == "metadata.json"
 
 
+def test_paths_answer_to_the_older_projects_names() -> None:
+    paths = Paths.from_str("data")
+    assert paths.raw_dir == paths.catalog_dir == Path("data/1_raw")
+    assert paths.llm_models_csv == paths.models_csv == Path("data/1_raw/llm_models.csv")
+    for stage in ("draft", "essay", "evaluation"):
+        assert paths.stage_templates_csv(stage) == paths.templates_csv(stage)
+        assert paths.stage_templates_csv(stage).name == f"{stage}_templates.csv"
+    assert paths.selected_combo_mappings_csv == paths.selected_combos_csv
+    assert paths.selected_combo_mappings_csv.name == "selected_combo_mappings.csv"
+    scores = paths.aggregated_scores_csv("reeds")
+    assert scores == Path("data/cohorts/reeds/reports/aggregated_scores.csv")
+
+
 def test_importing_the_package_is_cheap() -> None:
     """Notebooks import it; so the SDKs, pydantic and structlog must not come along."""
     code = (
