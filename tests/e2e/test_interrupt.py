@@ -286,11 +286,15 @@ def test_a_request_that_comes_while_a_class_is_made_is_no_traceback() -> None:
 
 
 def start_ignoring(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    """As a script's background job: its shell has started it with interrupts ignored."""
+    """As a script's background job: its shell has started it with interrupts ignored.
+
+    Python's own warnings are as a user has them: a signal may come while the import machinery reads a file,
+    which that leaves to the collector.
+    """
     return subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *project.command(*arguments)],
         cwd=project.root,
-        env=clean_environment(),
+        env=clean_environment() | {"PYTHONWARNINGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
