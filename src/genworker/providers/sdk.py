@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ from genworker.providers.http import (
 from genworker.providers.way import unsendable
 
 
-class SdkProvider:
+class SdkProvider(ABC):
     """One endpoint that an official SDK speaks to.
 
     Args:
@@ -82,16 +83,16 @@ class SdkProvider:
         self._shown_address = self._address.partition("?")[0]
         self._examples: dict[tuple[str, ...], Example] = {}
 
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 (nothing to start: connections open with the first call)
         """Nothing to start."""
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self.client.close()
 
+    @abstractmethod
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """What is sent for a request."""
-        raise NotImplementedError
 
     async def models(self) -> frozenset[str] | None:
         """The list of its models; see `genworker.ports.ModelLister.models`."""

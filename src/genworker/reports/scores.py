@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from genworker.core.facts import Facts
 from genworker.core.generation import FailureKind, Generation
@@ -26,6 +26,8 @@ from genworker.paths import PARSED_FILE, RAW_FILE, Paths
 
 ESSAY_STAGE = "essay2p"
 """What the column ``stage`` of scores and pivots says: the essays of two phases, draft and essay."""
+
+Mark = TypeVar("Mark", float, str)
 
 REASON_CHARS = 300
 JOINT = " + "
@@ -343,7 +345,7 @@ class _Reader:
         axis = self._axis(row.template_id, row.llm_model_id or "")
         essay = self._essay(row.combo_id, row.parent_gen_id or "")
         if self.plan.states[index] == RowState.DONE:
-            return Evaluation(row, axis, essay, *self._score(row.gen_id))
+            return Evaluation(row, axis, essay, *self._read(row.gen_id, read_score, "score from 0 to 10"))
         outcome, error = self.reason(index)
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
         path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
@@ -356,7 +358,7 @@ class _Reader:
         first = self._essay(row.combo_id, row.parent_gen_id or "")
         second = self._other(row.second_parent_gen_id or "")
         if self.plan.states[index] == RowState.DONE:
-            return Compared(row, axis, first, second, *self._choice(row.gen_id))
+            return Compared(row, axis, first, second, *self._read(row.gen_id, read_choice, "choice"))
         outcome, error = self.reason(index)
         held = outcome in (Outcome.FAILED, Outcome.UNPARSEABLE)
         path = f"{self.stage_dirs[row.stage]}/{row.gen_id}/{RAW_FILE}" if held else None
@@ -371,17 +373,6 @@ class _Reader:
         with contextlib.suppress(StoreError, ValueError):
             combo = self.source.generation(Stage.ESSAY, gen_id).facts.combo_id or ""
         return self._essay(combo, gen_id)
-
-    def _choice(self, gen_id: str) -> tuple[Outcome, str | None, str | None, str | None]:
-        try:
-            text, path = self.source.evaluation(gen_id)
-        except StoreError as error:
-            return Outcome.UNPARSEABLE, None, _one_line(f"unparseable: {error}"), None
-        choice = read_choice(text)
-        if choice is not None:
-            return Outcome.SCORED, choice, None, path
-        shown = visible(text, limit=60, one_line=True)
-        return Outcome.UNPARSEABLE, None, f"unparseable: parsed.txt is no choice: {shown!r}", path
 
     def choices(self) -> Iterable[Compared]:
         """What people chose between two of the cohort's essays."""
@@ -430,16 +421,19 @@ class _Reader:
             found = self._essay(essay.combo_id, essay.gen_id)
             yield Evaluation(row, axis, found, Outcome.SCORED, rated.score, None, rated.path)
 
-    def _score(self, gen_id: str) -> tuple[Outcome, float | None, str | None, str | None]:
+    def _read(
+        self, gen_id: str, reader: Callable[[str], Mark | None], what: str
+    ) -> tuple[Outcome, Mark | None, str | None, str | None]:
+        """(outcome, what the evaluation says, why it says nothing, its file)."""
         try:
             text, path = self.source.evaluation(gen_id)
         except StoreError as error:
             return Outcome.UNPARSEABLE, None, _one_line(f"unparseable: {error}"), None
-        score = read_score(text)
-        if score is not None:
-            return Outcome.SCORED, score, None, path
+        found = reader(text)
+        if found is not None:
+            return Outcome.SCORED, found, None, path
         shown = visible(text, limit=60, one_line=True)
-        return Outcome.UNPARSEABLE, None, f"unparseable: parsed.txt is no score from 0 to 10: {shown!r}", path
+        return Outcome.UNPARSEABLE, None, f"unparseable: parsed.txt is no {what}: {shown!r}", path
 
     def reason(self, index: int) -> tuple[Outcome, str]:
         """Why a row that is not done is not, in one line."""
