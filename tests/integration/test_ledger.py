@@ -19,6 +19,7 @@ from genworker.core.events import Abandoned, Answered, AnswerNotStored, CallFail
 from genworker.core.events import RunStarted as Started
 from genworker.core.stages import Stage
 from genworker.paths import Paths
+from genworker.store import ledger
 from genworker.store.journal import RunJournal
 from genworker.store.ledger import cohort_of, fold_journal, journals, kept_runs, read_accounts, read_made
 
@@ -145,6 +146,27 @@ def test_a_run_that_is_under_way_is_not_kept(tmp_path: Path) -> None:
     paths.run_lock_path("r1").unlink()
     (account,) = read_accounts(paths, "c")
     assert same(account, fold("r1", [replace(RUN[0], run_id="r1"), *RUN[1:]]), paths)  # type: ignore[call-arg]
+
+
+def test_a_run_that_ends_while_its_journal_is_read_is_not_kept_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths.from_str(tmp_path)
+    write(paths, "r1", RUN[:3], die=True)
+    paths.run_lock_path("r1").touch()
+
+    def fold_and_end(run_id: str, path: Path) -> RunAccount:
+        account = fold_journal(run_id, path)
+        path.unlink()
+        write(paths, "r1", RUN)
+        paths.run_lock_path("r1").unlink()
+        return account
+
+    monkeypatch.setattr(ledger, "fold_journal", fold_and_end)
+    read_accounts(paths, "c")
+    monkeypatch.undo()
+    (account,) = read_accounts(paths, "c")
+    assert same(account, fold_journal("r1", paths.journal_path("r1")), paths)
 
 
 def test_a_journal_may_be_packed_and_have_odd_lines(tmp_path: Path) -> None:

@@ -206,10 +206,12 @@ class Accounts:
         fresh: list[RunAccount] = []
         for run_id in unread:
             if run_id in self._journals:
+                # A run has its lock before its journal, so without one it has ended. Asked before the journal
+                # is read: one that ends meanwhile has written more than was read, and keeps its own account.
+                is_living = self._paths.run_lock_path(run_id).exists()
                 account = fold_journal(run_id, self._paths.runs_dir / self._journals[run_id])
                 accounts.append(account)
-                # A run has its lock before its journal, so without one it has ended.
-                if not self._paths.run_lock_path(run_id).exists():
+                if not is_living:
                     fresh.append(account)
         keep_accounts(self._paths, fresh)
         return sorted(accounts, key=lambda account: account.run_id)
