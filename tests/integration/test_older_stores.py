@@ -322,6 +322,11 @@ def test_status_reads_each_metadata_once_and_by_several_processes_the_same(
     store = make_older_store(tmp_path, seed, wide=True, states=("done", "done", "truncated-with-text"))
     store.project.use_script()
     project = opened(store)
+    replaced = next(
+        row for row in store.rows if row["gen_id"] in store.ids("done") and row["template_id"] != "keep"
+    )
+    there = project.paths.generation_dir(replaced["stage"], replaced["gen_id"])
+    shutil.copytree(there, project.paths.aside_dir(replaced["stage"], replaced["gen_id"]) / "run-1")
     alone = cohort_record(open_look(project), COHORT)
     reads: Counter[str] = Counter()
 

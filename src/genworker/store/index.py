@@ -75,6 +75,8 @@ class StoreIndex:
         for stage in STAGES:
             self.names(stage)
         listener = self.listener
+        # What it knows so far is told once: each copy of this process would tell it again.
+        before = None if listener is None else listener.take()
 
         def look(part: range) -> tuple[bytes, Any]:
             found = bytearray(len(part))
@@ -91,8 +93,8 @@ class StoreIndex:
             return bytes(found), None if listener is None else listener.take()
 
         parts = in_parts(len(rows), look)
-        for _, told in parts:
-            if listener is not None:
+        if listener is not None:
+            for told in (before, *(told for _, told in parts)):
                 listener.give(told)
         return b"".join(found for found, _ in parts)
 
