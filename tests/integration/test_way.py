@@ -218,3 +218,23 @@ def test_a_connection_that_was_closed_while_the_loop_stood_still_is_not_used() -
 
     with listening(serve) as port:
         asyncio.run(ask_twice(port))
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+def test_an_answer_without_a_length_ends_with_its_connection(version: str) -> None:
+    def serve(connection: socket.socket) -> None:
+        if read_request(connection):
+            body = answer().partition(b"\r\n\r\n")[2]
+            connection.sendall(f"{version} 200 OK\r\nConnection: close\r\n\r\n".encode() + body)
+
+    async def ask_twice(port: int) -> list[str]:
+        provider = OpenAIProvider(f"http://127.0.0.1:{port}/v1")
+        request = CompletionRequest("m", "a prompt", Sampling(), timeout_s=5.0)
+        await provider.open()
+        try:
+            return [(await provider.complete(request)).text for _ in range(2)]
+        finally:
+            await provider.aclose()
+
+    with listening(serve) as port:
+        assert asyncio.run(ask_twice(port)) == ["A text.\nSCORE: 7"] * 2

@@ -226,7 +226,11 @@ class _Way:
         assert protocol is not None, "the connection is open"
         if transport is None or transport.is_closing():
             raise aiohttp.ClientConnectionResetError("the connection was closed before the request was sent")
-        protocol.set_response_params(max_line_size=MAX_HEADER_BYTES, max_field_size=MAX_HEADER_BYTES)
+        protocol.set_response_params(
+            read_until_eof=True,  # an old server tells no length: its answer ends with the connection
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
         transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(body), body))
         while True:
             message, content = await protocol.read()
