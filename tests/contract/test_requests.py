@@ -259,6 +259,28 @@ def test_a_header_that_none_may_have_is_not_sent(kind: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
+def test_a_prompt_that_cannot_be_written_concerns_its_row_alone(kind: str) -> None:
+    async def ask() -> RequestRejectedError:
+        async with listening(kind) as listener:
+            provider = ours(kind, listener.url, KEY, {})
+            try:
+                with pytest.raises(RequestRejectedError) as caught:
+                    half = CompletionRequest(
+                        "a", "half a character: \ud83d", Sampling(max_tokens=1), timeout_s=30
+                    )
+                    await provider.complete(half)
+                assert not listener.received
+                await provider.complete(CompletionRequest("a", "p", Sampling(max_tokens=1), timeout_s=30))
+            finally:
+                await provider.aclose()
+            assert len(listener.received) == 1
+            return caught.value
+
+    error = asyncio.run(ask())
+    assert (error.scope, error.about_input, error.may_be_billed) == (Scope.ROW, True, False)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
 def test_a_proxy_is_told_the_whole_address_and_its_own_login(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

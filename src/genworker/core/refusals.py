@@ -169,8 +169,6 @@ def refusal_of(
     body: object,
     now_epoch_s: float,
     asked: Asked,
-    *,
-    complaint: Complaint | None = None,
 ) -> ProviderError:
     """The one translation from a status and a body into our errors.
 
@@ -179,10 +177,9 @@ def refusal_of(
         headers: (name, value) as they came.
         body: parsed JSON, or a text.
         now_epoch_s: the present by the local clock, in seconds since 1970; counts where no ``date`` came.
-        complaint: what the body says, when that is known already.
     """
     pairs = [(name.lower(), value) for name, value in headers]
-    said = complaint_of(body) if complaint is None else complaint
+    said = complaint_of(body)
     meant = _meant_status(said) if status < 300 else status
     head = "the answer holds an error" if status < 300 else f"HTTP {status}"
     reason = asked.redact(visible(said.reason, limit=MAX_MESSAGE_CHARS, one_line=True))

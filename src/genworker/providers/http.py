@@ -30,7 +30,7 @@ from genworker.core.refusals import Asked, refusal_of
 from genworker.core.visible import visible
 from genworker.core.wire import KEPT_BODY_BYTES, malformed, parse_body, read_answer
 from genworker.errors import MalformedAnswerError, ProviderError, ProviderUnavailableError
-from genworker.providers.example import Example
+from genworker.providers.example import CODINGS, Example
 from genworker.providers.way import WayFaults
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -162,7 +162,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         headers = [
             (name, value) for name, value in request.headers.multi_items() if name not in self._dropped
         ]
-        headers.append(("Accept-Encoding", "gzip, deflate"))
+        headers.append(("Accept-Encoding", CODINGS.decode()))
         return await self._opened().request(
             request.method,
             str(request.url),
@@ -249,16 +249,17 @@ class _Connector(aiohttp.TCPConnector):
     Otherwise the request would be written into it, fail, and count as one that may have been billed.
     """
 
-    _used: weakref.WeakSet[Any]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def connect(self, *arguments: Any, **options: Any) -> Any:
         """A connection of the pool, or a new one."""
-        used = self.__dict__.setdefault("_used", weakref.WeakSet())
         while True:
             connection = await super().connect(*arguments, **options)
             protocol = connection.protocol
-            if protocol not in used:
-                used.add(protocol)
+            if protocol not in self._used:
+                self._used.add(protocol)
                 return connection
             if not _is_closed(connection.transport):
                 return connection

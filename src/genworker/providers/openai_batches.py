@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -215,8 +217,6 @@ class OpenAIBatches:
 
 def dumped(record: Any) -> bytes:
     """One line of JSON, without its end; whatever a prompt holds, no line end is in it."""
-    import json
-
     try:
         return orjson.dumps(record)
     except TypeError:  # a lone surrogate, an integer past 64 bits
@@ -225,8 +225,6 @@ def dumped(record: Any) -> bytes:
 
 def loaded(line: bytes) -> dict[str, Any]:
     """A line's JSON object; empty when it is none."""
-    import json
-
     try:
         record = orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -239,8 +237,6 @@ def loaded(line: bytes) -> dict[str, Any]:
 
 def first_name_in(head: bytes) -> str | None:
     """The ``custom_id`` of the first line of results; its beginning is enough."""
-    import re
-
     for line in head.split(b"\n"):
         if line.strip():
             name = loaded(line).get("custom_id")

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from genworker.core.completion import Completion, CompletionRequest
 from genworker.core.refusals import Asked
 from genworker.core.wire import read_answer
+from genworker.errors import RequestRejectedError
 from genworker.providers.example import Example, encode, example_of
 from genworker.providers.http import (
     ONCE,
@@ -113,8 +114,11 @@ class SdkProvider(ABC):
         # A shape: what of a request could change its head.
         shape = (request.model, *body)
         try:
-            example = self._examples.get(shape) or await self._example(shape, body)
             sent = encode(body)
+        except ValueError as error:
+            raise RequestRejectedError(f"the request cannot be written: {error}", about_input=True) from None
+        try:
+            example = self._examples.get(shape) or await self._example(shape, body)
         except ValueError as error:
             raise unsendable(error) from None
         status, headers, came = await self._transport.post(example, sent)

@@ -60,7 +60,7 @@ def batch_price(
         return scaled(price, 1 - discount, cached=True)
     section = settings.endpoints[endpoint]
     kind = kind_of(section)
-    known = _variant(settings, endpoint, model_id, model, price, {"processing": "batch"})
+    known = _variant(settings, endpoint, model, price, {"processing": "batch"})
     if known is not None:
         return known
     share = HALF if kind.is_known_to_halve(section) else Decimal(1)
@@ -84,7 +84,7 @@ def tier_price(
     configured = _of_model_or_endpoint(settings, endpoint, model_id, "service_tiers") or {}
     share = configured.get(tier)
     if share is None:
-        known = _variant(settings, endpoint, model_id, model, price, {"service_tier": tier})
+        known = _variant(settings, endpoint, model, price, {"service_tier": tier})
         if known is not None:
             return known
         share = kind_of(settings.endpoints[endpoint]).tiers.get(tier)
@@ -104,7 +104,7 @@ def _of_model_or_endpoint(settings: Settings, endpoint: str, model_id: str, name
 
 
 def _variant(
-    settings: Settings, endpoint: str, model_id: str, model: str, price: Price, context: dict[str, str]
+    settings: Settings, endpoint: str, model: str, price: Price, context: dict[str, str]
 ) -> Price | None:
     """What genai-prices knows of a way to be served.
 

@@ -122,7 +122,6 @@ class Runner:
     """Runs the jobs of a scheduler until it is finished.
 
     Args:
-        lanes: each job's lane.
         providers: the providers of each lane, by the number of the server. More may join.
         replace: jobs whose answers replace what stands in the store.
         disputed: jobs that are made although another worker may hold their claims.
@@ -140,7 +139,6 @@ class Runner:
         *,
         scheduler: Scheduler,
         membership: Membership,
-        lanes: Sequence[int],
         providers: Sequence[Sequence[Provider]],
         store: GenerationStore,
         work: Work,
@@ -161,7 +159,6 @@ class Runner:
         self._freed: set[int] = set()  # batched jobs that need their parent's text no more
         self._scheduler = scheduler
         self._membership = membership
-        self._lanes = lanes
         self._providers = providers
         self._store = store
         self._work = work
@@ -349,7 +346,7 @@ class Runner:
             if start.attempt == 1 and not await self._reserve(job):
                 return
             parent_text = await self._parent_text(job)
-            if self._lanes[job] == NO_LANE:
+            if self._scheduler.lane_of(job) == NO_LANE:
                 assert parent_text is not None
                 await self._copy(job, parent_text)
                 return
@@ -359,7 +356,7 @@ class Runner:
             self._scheduler.failed_before_call(job, str(error))
             await self._give_up(job, str(error), attempt=start.attempt, kind=type(error).__name__)
             return
-        if self._lanes[job] in self._batch_lanes:
+        if self._scheduler.lane_of(job) in self._batch_lanes:
             await self._queue(job, request)
             return
         try:
@@ -424,7 +421,7 @@ class Runner:
     async def _queue(self, job: int, request: CompletionRequest) -> None:
         """Write a row's request down for its lane's next batch; its money is reserved, its claim is kept."""
         assert self._tender is not None
-        row, lane = self._membership.rows[job], self._lanes[job]
+        row, lane = self._membership.rows[job], self._scheduler.lane_of(job)
         worst = self._work.worst_case(job, request)
         if not self._scheduler.clear(job, worst, self._clock()):
             self.pump()
@@ -620,7 +617,7 @@ class Runner:
     async def _call(self, start: Start, request: CompletionRequest) -> None:
         job, attempt = start.job, start.attempt
         row = self._membership.rows[job]
-        provider = self._providers[self._lanes[job]][start.server]
+        provider = self._providers[self._scheduler.lane_of(job)][start.server]
         started_at = _timestamp()
         began = self._clock()
         self._progress.calls += 1

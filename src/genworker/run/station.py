@@ -285,7 +285,6 @@ class Station:
         runner = self.runner = Runner(
             scheduler=scheduler,
             membership=self.membership,
-            lanes=lanes,
             providers=[servers[spec.endpoint].providers for spec in order.specs],
             store=self.store,
             work=self.work,
