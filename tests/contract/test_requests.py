@@ -264,10 +264,10 @@ def test_a_prompt_that_cannot_be_written_concerns_its_row_alone(kind: str) -> No
         async with listening(kind) as listener:
             provider = ours(kind, listener.url, KEY, {})
             try:
+                half = CompletionRequest(
+                    "a", "half a character: \ud83d", Sampling(max_tokens=1), timeout_s=30
+                )
                 with pytest.raises(RequestRejectedError) as caught:
-                    half = CompletionRequest(
-                        "a", "half a character: \ud83d", Sampling(max_tokens=1), timeout_s=30
-                    )
                     await provider.complete(half)
                 assert not listener.received
                 await provider.complete(CompletionRequest("a", "p", Sampling(max_tokens=1), timeout_s=30))
