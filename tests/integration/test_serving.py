@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,64 @@ def test_a_command_that_does_not_exist_is_told_as_such(
         server = Server(["no-such-command-at-all", "{port}"], 5.0, tmp_path / "log", lambda ready: None)
         with pytest.raises(ServeError, match="no-such-command-at-all"):
             await start_servers([server], hurry=asyncio.Event())
+
+    asyncio.run(play())
+
+
+def test_one_whose_process_cannot_be_made_is_given_up_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "FIRST_PAUSE_S", 0.01)
+
+    async def play() -> None:
+        server = Server(command(tmp_path), 5.0, tmp_path / "nowhere" / "log", lambda ready: None)
+        async with asyncio.timeout(10):
+            with pytest.raises(ServeError, match=r"could not be started 3 times .*nowhere"):
+                await start_servers([server], hurry=asyncio.Event())
+        await server.stop()
+
+    asyncio.run(play())
+
+
+def test_one_that_is_stopped_while_it_is_started_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Slow(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            time.sleep(0.3)
+            super().__init__(*arguments, **options)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Slow)
+
+    async def play() -> None:
+        server = Server(command(tmp_path), 5.0, tmp_path / "log", lambda ready: None)
+        server.start()
+        await asyncio.sleep(0.05)
+        await server.stop()
+
+    asyncio.run(play())
+    (process,) = started
+    is_left = process.poll() is None
+    if is_left:
+        process.kill()
+        process.wait()
+    assert not is_left
+
+
+def test_one_whose_keeping_has_failed_is_ended_all_the_same(tmp_path: Path) -> None:
+    def tell(is_ready: bool) -> None:
+        raise RuntimeError("nobody listens")
+
+    async def play() -> None:
+        server = Server(command(tmp_path), 20.0, tmp_path / "log", tell)
+        await start_servers([server], hurry=asyncio.Event())
+        (pid,) = pids(tmp_path)
+        with pytest.raises(RuntimeError, match="nobody listens"):
+            await server.stop()
+        assert is_gone(pid, within_s=5.0)
 
     asyncio.run(play())
 

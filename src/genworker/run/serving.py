@@ -71,17 +71,21 @@ class Server:
 
     async def stop(self) -> None:
         """End it and all that it has started."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        await self._end()
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await self._task
+        finally:
+            await self._end()
 
     async def _keep(self) -> None:
         deaths, pause_s = 0, FIRST_PAUSE_S
         while True:
-            await asyncio.to_thread(self._spawn)
-            if await self._is_ready():
+            refused = self._spawn()
+            if refused:
+                why = "it could not be started"
+            elif await self._is_ready():
                 deaths, pause_s = 0, FIRST_PAUSE_S
                 self._say(is_ready=True)
                 await self._until_dead()
@@ -92,9 +96,8 @@ class Server:
             await self._end()
             deaths += 1
             if deaths >= MOST_DEATHS:
-                self.gave_up = (
-                    f"{self._command[0]}: {why} {deaths} times without an answer{self._last_words()}"
-                )
+                words = f": {refused}" if refused else self._last_words()
+                self.gave_up = f"{self._command[0]}: {why} {deaths} times without an answer{words}"
                 self._given_up.set()
                 return
             await asyncio.sleep(pause_s)
@@ -107,20 +110,28 @@ class Server:
             self.is_ready.clear()
         self._tell(is_ready)
 
-    def _spawn(self) -> None:
+    def _spawn(self) -> str:
+        """Start the process; returns why it cannot be, or nothing.
+
+        In the loop and not in a thread, which cannot be cancelled: it would start what nobody ends.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._log, flags, 0o600)
         try:
-            # The keeper's standard input is ours alone: the kernel closes it when this process ends.
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", keeper.__file__, *self._command],
-                stdin=subprocess.PIPE,
-                stdout=fd,
-                stderr=fd,
-                start_new_session=True,
-            )
-        finally:
-            os.close(fd)
+            fd = os.open(self._log, flags, 0o600)
+            try:
+                # The keeper's standard input is ours alone: the kernel closes it when this process ends.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", keeper.__file__, *self._command],
+                    stdin=subprocess.PIPE,
+                    stdout=fd,
+                    stderr=fd,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(fd)
+        except (OSError, ValueError) as error:  # a log that cannot be opened, no more processes, a NUL
+            return visible(str(error), one_line=True)
+        return ""
 
     def _is_dead(self) -> bool:
         return self._process is None or self._process.poll() is not None
