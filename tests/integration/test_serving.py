@@ -9,13 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from genworker.errors import ServeError
-from genworker.run import serving
+from genworker.project.open import open_project
+from genworker.run import servers, serving
+from genworker.run.servers import Servers
 from genworker.run.serving import Server, start_servers
+from support.project import make_project
 
 HEALTHY = """
 import http.server, sys, os, pathlib, time
@@ -160,6 +163,47 @@ def test_one_whose_keeping_has_failed_is_ended_all_the_same(tmp_path: Path) -> N
         with pytest.raises(RuntimeError, match="nobody listens"):
             await server.stop()
         assert is_gone(pid, within_s=5.0)
+
+    asyncio.run(play())
+
+
+class Part:
+    """A connection or a server that notes its end, and fails at it when it is told to."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.has_ended = False
+        self._fault = fault
+
+    async def aclose(self) -> None:
+        self.has_ended = True
+        if self._fault is not None:
+            raise self._fault
+
+    stop = aclose
+
+
+def test_all_is_closed_though_reading_the_list_again_and_a_connection_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "servers.txt").write_text("http://127.0.0.1:1/v1\n")
+    project = make_project(tmp_path)
+    project.configure(
+        f'default_endpoint = "test"\n[endpoints.test]\nkind = "openai"\nbase_urls = "{tmp_path}/servers.txt"\n'
+    )
+    loaded = open_project(project.config, project.data).loaded
+    monkeypatch.setattr(servers, "REREAD_S", 0.0)
+
+    async def play() -> None:
+        those = Servers(loaded, "test", lambda number: tmp_path / number)
+        connections, served = [Part(OSError("gone")), Part()], [Part(OSError("lost")), Part()]
+        those.providers[:] = cast("Any", connections)
+        monkeypatch.setattr(servers, "read_urls", lambda section: 1 / 0)
+        those.listen(lambda number, name, is_in: None, lambda what: None, lambda reason: None)
+        those._started[:] = cast("Any", served)
+        await asyncio.sleep(0.1)
+        with pytest.raises(ZeroDivisionError):
+            await those.aclose()
+        assert all(part.has_ended for part in (*connections, *served))
 
     asyncio.run(play())
 

@@ -6,7 +6,6 @@ Rows belong to none of them (see `genworker.core.lane`): here it is only known w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -140,11 +139,14 @@ class Servers:
                     self._served(len(self._urls) - 1, True)
 
     async def aclose(self) -> None:
-        """Close the connections; end what was started."""
+        """Close the connections; end what was started. What fails at it is raised once all is done."""
+        ended: list[BaseException | None] = []
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        for provider in self.providers:
-            await provider.aclose()
-        await asyncio.gather(*(server.stop() for server in self._started))
+            ended += await asyncio.gather(self._task, return_exceptions=True)
+        connections = (provider.aclose() for provider in self.providers)
+        ended += await asyncio.gather(*connections, return_exceptions=True)
+        ended += await asyncio.gather(*(server.stop() for server in self._started), return_exceptions=True)
+        for fault in ended:
+            if isinstance(fault, Exception):  # not that the task was cancelled
+                raise fault
