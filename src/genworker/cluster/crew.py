@@ -117,7 +117,7 @@ class Engine(Protocol):
         ...
 
     async def start(self, call: Call) -> Process:
-        """Start a worker.
+        """Start a worker. Cancelled or failed it leaves none, or one that nobody will welcome.
 
         Raises:
             CrewError: it cannot be started.
@@ -347,14 +347,14 @@ class Crew:
             else:
                 server = await asyncio.start_server(self._serve, host)
                 self._address = f"tcp:{host}:{server.sockets[0].getsockname()[1]}"
-            async with server:
-                for slot in range(min(self._size, len(self._shards))):
-                    self._begin(slot)
-                await self._look_after()
+            async with server:  # its end waits for the connections, and so for the workers
+                try:
+                    for slot in range(min(self._size, len(self._shards))):
+                        self._begin(slot)
+                    await self._look_after()
+                finally:
+                    await self._end_all()
         finally:
-            for member in self._members:
-                if not member.is_gone:
-                    member.process.kill()
             if self._deadline is not None:
                 self._deadline.cancel()
             await self._engine.close()
@@ -362,6 +362,16 @@ class Crew:
             self._remove_empty_logs()
         if self._fault is not None:
             raise self._fault
+
+    async def _end_all(self) -> None:
+        """Nobody is being started any more, and nobody is left."""
+        starting = list(self._starting.values())
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        for member in self._members:
+            if not member.is_gone:
+                member.process.kill()
 
     def _remove_empty_logs(self) -> None:
         station = self._station
@@ -486,8 +496,9 @@ class Crew:
         with contextlib.closing(writer):
             while (message := await receive(reader, MOST_BYTES if is_known else FIRST_BYTES)) is not None:
                 if not is_known:
-                    is_known = hmac.compare_digest(str(message.get("token")), self._token)
-                answer = self._answer(message) if is_known else None
+                    token = str(message.get("token")).encode()
+                    is_known = hmac.compare_digest(token, self._token.encode())
+                answer = await self._answer(message) if is_known else None
                 if answer is None:
                     return
                 writer.write(pack(answer))
@@ -496,20 +507,25 @@ class Crew:
                 except ConnectionError:
                     return
 
-    def _answer(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def _answer(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
         if "hello" in message:
+            starting = self._starting.get(message["hello"]["slot"])
+            if starting is not None:  # a process may be sooner than its engine's word that it runs
+                await asyncio.wait([starting])
             return self._welcome(message["hello"])
         if "bye" in message:
             return self._goodbye(message)
         return self._reply(message)
 
-    def _welcome(self, hello: Mapping[str, Any]) -> dict[str, Any]:
+    def _welcome(self, hello: Mapping[str, Any]) -> dict[str, Any] | None:
         order, station = self._order, self._station
         reason = self._refuse(hello)
         if reason is not None:
             return {"refused": reason}
-        slot = hello["slot"]
-        member = next(m for m in reversed(self._members) if m.process.slot == slot)
+        new = (m for m in self._members if m.run_id is None and not m.is_gone)
+        member = next((m for m in new if m.process.slot == hello["slot"]), None)
+        if member is None:
+            return None  # its start was given up
         member.run_id = hello["run_id"]
         self._by_run[hello["run_id"]] = member
         assert self._coordinator is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -54,7 +53,8 @@ class LocalEngine:
 
     async def start(self, call: Call) -> LocalProcess:
         """See `genworker.cluster.crew.Engine`."""
-        return await asyncio.to_thread(start_process, call.slot, call.arguments(), call.token, call.log)
+        # Not in a thread, which cannot be cancelled: it would start a process that nobody knows.
+        return start_process(call.slot, call.arguments(), call.token, call.log)
 
     async def close(self) -> None:
         """See `genworker.cluster.crew.Engine`."""

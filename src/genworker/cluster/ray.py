@@ -133,16 +133,20 @@ class RayEngine:
         directory = str(Path.cwd())
         arguments = [*call.arguments()]
         started = actor.start.remote(directory, call.slot, arguments, call.token, str(call.log.absolute()))
-        try:
-            await asyncio.wait_for(asyncio.wrap_future(started.future()), PLACED_S)
-        except TimeoutError:
-            raise CrewError(
-                f"Ray has found no host with room ({_needs(options)}) for worker {call.slot} within "
-                f"{PLACED_S:g} s\n"
-                "  fix:   start fewer workers, or a larger cluster"
-            ) from None
-        except Exception as error:  # noqa: BLE001 (whatever the actor raised, wrapped by Ray)
-            raise CrewError(f"a worker cannot be started on its host: {str(error).strip()[-1000:]}") from None
+        with contextlib.ExitStack() as stack:
+            stack.callback(_forget, actor)  # should it be placed later, nobody would look after it
+            try:
+                await asyncio.wait_for(asyncio.wrap_future(started.future()), PLACED_S)
+            except TimeoutError:
+                raise CrewError(
+                    f"Ray has found no host with room ({_needs(options)}) for worker {call.slot} within "
+                    f"{PLACED_S:g} s\n"
+                    "  fix:   start fewer workers, or a larger cluster"
+                ) from None
+            except Exception as error:  # noqa: BLE001 (whatever the actor raised, wrapped by Ray)
+                text = str(error).strip()[-1000:]
+                raise CrewError(f"a worker cannot be started on its host: {text}") from None
+            stack.pop_all()
         return RayProcess(call.slot, actor)
 
     async def close(self) -> None:
@@ -150,6 +154,14 @@ class RayEngine:
         import ray
 
         await asyncio.to_thread(ray.shutdown)
+
+
+def _forget(actor: Any) -> None:
+    """Give its place back. A process that it has started meanwhile ends when nobody welcomes it."""
+    import ray
+
+    with contextlib.suppress(Exception):  # its host is gone, and so is the actor
+        ray.kill(actor)
 
 
 def _needs(options: dict[str, Any]) -> str:
