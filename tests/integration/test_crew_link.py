@@ -16,8 +16,9 @@ from genworker import __version__
 from genworker.cluster import processes
 from genworker.cluster.crew import Call, Crew, Member
 from genworker.cluster.processes import LocalEngine, LocalProcess
-from genworker.cluster.ray import RayEngine
+from genworker.cluster.ray import RayEngine, _check_address
 from genworker.cluster.wire import pack
+from genworker.errors import UsageError
 from genworker.project.open import open_project
 from genworker.run.engine import RunOptions, run_cohort
 from support.project import COHORT, make_project
@@ -172,3 +173,10 @@ def test_ray_forgets_an_actor_whose_start_is_given_up(
 
     asyncio.run(play())
     assert killed == [actor]
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "ray://127.0.0.1", "RAY://head:10001"])
+def test_the_client_protocol_of_ray_is_refused_with_what_to_do(address: str) -> None:
+    with pytest.raises(UsageError, match="Ray cannot be used: its client protocol") as caught:
+        _check_address(address)
+    assert "on a host of the cluster" in str(caught.value)

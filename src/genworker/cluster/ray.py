@@ -177,7 +177,16 @@ def _has_token() -> bool:
 
 
 def _check_address(address: str | None) -> None:
-    """Refuse a cluster that nobody answers for: Ray would try for minutes."""
+    """Refuse a cluster that cannot be reached: Ray would try for minutes.
+
+    Raises:
+        UsageError: the address is one of Ray's client protocol: the driver would be outside the cluster.
+        CrewError: nobody answers.
+    """
+    if address is not None and address.lower().startswith("ray://"):
+        fault = f"Ray cannot be used: its client protocol ({address}) is not supported"
+        fix = "run genworker on a host of the cluster, with --address auto"
+        raise UsageError([Fault(fault, fix=fix)])
     host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit():
         return
