@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -46,6 +47,32 @@ def test_what_a_process_did_not_send_is_read_here() -> None:
         return part[0]
 
     assert in_parts(9, work) == [0, 3, 6]
+
+
+@pytest.mark.parametrize("refused", ["fork", "pipe"])
+def test_where_no_more_processes_are_to_be_had_the_rest_is_read_here(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = getattr(os, refused), []
+
+    def once() -> object:
+        calls.append(refused)
+        if len(calls) > 1:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return real()
+
+    monkeypatch.setattr(os, refused, once)
+    before = open_descriptors()
+    found = in_parts(9, lambda part: (part[0], os.getpid()))
+    assert [first for first, _ in found] == [0, 3, 6]
+    assert [pid == os.getpid() for _, pid in found] == [True, False, True], "the helper that there is helps"
+    assert open_descriptors() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def open_descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
 
 
 def test_an_error_is_raised_here_and_nobody_is_left(tmp_path: Path) -> None:

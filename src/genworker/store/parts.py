@@ -39,11 +39,14 @@ def in_parts(count: int, work: Callable[[range], T]) -> list[T]:
         return [work(spans[0])]
     gc.collect()
     gc.freeze()  # a collection in a copy would touch, and so copy, all memory
-    helpers = []
+    helpers: list[_Helper] = []
     try:
-        helpers = [_Helper(work, span) for span in spans[1:]]
+        with contextlib.suppress(OSError):  # no more processes, or descriptors: the rest is read here
+            for span in spans[1:]:
+                helpers.append(_Helper(work, span))
         first = work(spans[0])
-        return [first, *(helper.result() for helper in helpers)]
+        rest = [work(span) for span in spans[1 + len(helpers) :]]
+        return [first, *(helper.result() for helper in helpers), *rest]
     finally:
         gc.unfreeze()
         for helper in helpers:
@@ -64,9 +67,14 @@ class _Helper:
         self._work = work
         self._span = span
         self._pipe, theirs = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._pid = os.fork()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._pid = os.fork()
+        except BaseException:
+            os.close(self._pipe)
+            os.close(theirs)
+            raise
         if self._pid == 0:
             self._be(theirs)
         os.close(theirs)
