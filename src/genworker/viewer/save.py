@@ -7,6 +7,7 @@ left out, and what is searched lies in scripts beside the pages, so that all of 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -219,11 +220,9 @@ class _Saving:
                 "#" + "&amp;".join(f"{key}={value}" for key, value in known) if known else ""
             )
         if rest == "compare" and parts.query and not is_last:
-            name = (
-                "compare-"
-                + "-".join(value.rpartition("/")[2] for _, value in parse_qsl(parts.query))
-                + ".html"
-            )
+            ids = "-".join(value.rpartition("/")[2] for _, value in parse_qsl(parts.query))
+            # Texts of two stages may share an id, and an id may have a hyphen.
+            name = f"compare-{ids}-{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}.html"
             if len(name) > 200 or "aside" in parts.query:
                 return "#"  # what was replaced is not among the saved pages
             self.compared[parts.query] = name
