@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -149,6 +151,45 @@ def test_a_closed_account_counts_what_was_out_once() -> None:
         (sums,) = run.spending.values()
         assert (sums.uncertain_calls, sums.possible_usd) == (1, Decimal("2.00"))
     assert run.odd_lines == 1
+
+
+def added(fold: Fold, *events: tuple[str, dict[str, Any]]) -> Fold:
+    for word, facts in events:
+        event = event_from_json({**DEFAULTS, **facts, "event": word})
+        assert event is not None
+        fold.add(event)
+    return fold
+
+
+def test_what_was_made_stands_as_often_as_it_was_answered_and_kept() -> None:
+    kept, twice, lost, again = (
+        [calling(name), end("answered", name, usage=USAGE)] for name in ("kept", "twice", "lost", "again")
+    )
+    refused = [
+        ("answer_not_stored", {"stage": "draft", "gen_id": name, "error": "full"})
+        for name in ("lost", "again")
+    ]
+    fold = added(Fold("run-1"), *kept, *twice, *twice, *lost, *again, *refused, *again)
+    assert fold.close().made == {Stage.DRAFT: ["kept", "twice", "twice", "again"]}
+    only_lost = added(Fold("run-1"), *lost, refused[0])
+    assert only_lost.close().made == {}
+
+
+def test_an_account_of_a_long_run_keeps_no_more_than_a_name_for_each_generation() -> None:
+    """A run has two: one of its money, which takes nothing, and its journal's, which says what was made."""
+    names = [f"g{number:015}" for number in range(5000)]  # the membership's, which live anyway
+    for fold, most in ((Fold("run-1", names=False), 1), (Fold("run-1"), 10)):
+        added(fold, calling("g0"), end("answered", "g0", usage=USAGE))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for name in names:
+                added(fold, calling(name), end("answered", name, usage=USAGE))
+            gc.collect()
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert grown < most * len(names) + 4000
 
 
 def test_without_a_price_what_needs_one_has_no_sum() -> None:

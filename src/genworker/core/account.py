@@ -334,14 +334,20 @@ class RunAccount:
 class Fold:
     """Adds a journal's events up, one after the other.
 
+    Args:
+        names: whether the account is to say what was made; the sums alone take no memory per generation.
+
     Attributes:
         account: the sums so far; what was made, and calls without an end, once it is closed.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, *, names: bool = True) -> None:
         self.account = RunAccount(run_id)
         self._out: dict[Row, Calling] = {}
-        self._made: dict[Row, int] = {}
+        self._names = names
+        # A list holds a name in eight bytes, so what takes one back says only up to where it counts.
+        self._made: dict[Stage, list[str]] = {}
+        self._taken_back: dict[Row, int] = {}
 
     def add(self, event: Event) -> None:
         """The next event."""
@@ -355,9 +361,9 @@ class Fold:
         elif isinstance(event, CALL_ENDS):
             self._end(event)
         elif isinstance(event, Committed) and event.mode == MODE_COPY:
-            self._made[event.stage, event.gen_id] = 1
+            self._note_made(event.stage, event.gen_id)
         elif isinstance(event, AnswerNotStored):
-            self._made.pop((event.stage, event.gen_id), None)
+            self._taken_back[event.stage, event.gen_id] = len(self._made.get(event.stage, ()))
         elif isinstance(event, RunStarted | WorkerStarted | ReparseStarted):
             self.account.cohort_id = event.cohort
         elif isinstance(event, RunEnded):
@@ -371,13 +377,17 @@ class Fold:
         call = self._out.pop(row, None)
         if isinstance(event, Answered):
             self.account.failed.pop(row, None)
-            self._made[row] = self._made.get(row, 0) + 1
+            self._note_made(*row)
             if call is not None:
                 self._of(call).answered(call, event)
         elif call is not None and (
             isinstance(event, Abandoned) or (not isinstance(event, RowFailed) and event.may_be_billed)
         ):
             self._of(call).uncertain(call)
+
+    def _note_made(self, stage: Stage, gen_id: str) -> None:
+        if self._names:
+            self._made.setdefault(stage, []).append(gen_id)
 
     def odd(self) -> None:
         """The next line is no event."""
@@ -395,9 +405,16 @@ class Fold:
         for call in self._out.values():
             self._of(call).uncertain(call)
         self._out.clear()
-        for (stage, gen_id), times in self._made.items():
-            self.account.made.setdefault(stage, []).extend([gen_id] * times)
+        for stage, gen_ids in self._made.items():
+            kept = [
+                gen_id
+                for place, gen_id in enumerate(gen_ids)
+                if place >= self._taken_back.get((stage, gen_id), 0)
+            ]
+            if kept:
+                self.account.made.setdefault(stage, []).extend(kept)
         self._made.clear()
+        self._taken_back.clear()
         return self.account
 
 

@@ -141,7 +141,7 @@ class Account:
     """
 
     def __init__(self, run: str, find_price: FindPrice) -> None:
-        self._fold = Fold(run)
+        self._fold = Fold(run, names=False)
         self._find_price = find_price
 
     def hear(self, event: Event) -> None:
