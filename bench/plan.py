@@ -2,6 +2,9 @@
 
 `--done 0.3` resumes: the store holds three tenths of the rows. Each row more costs the same; the fit says how
 much. ``python -m bench.plan --rows 10000 100000 1000000`` takes some minutes, most of them to write the rows.
+
+A run refuses to begin where its rows cannot fit: 10⁶ want 20 GB and five million inodes. The one that is
+measured makes one call, so it is told that nobody knows the disk's room.
 """
 
 from __future__ import annotations
@@ -12,11 +15,19 @@ import os
 import signal
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.common import COHORT, genworker, lineages, measure, publish, server, workplace, write_project
+
+WITHOUT_LOOK_AT_ROOM = """
+import os, runpy
+def unknown(path): raise OSError
+os.statvfs = unknown
+runpy.run_module("genworker", run_name="__main__", alter_sys=True)
+"""
 
 
 def lay_out_done(root: Path, share: float) -> int:
@@ -53,15 +64,20 @@ def until_first_request(root: Path) -> float:
             f'base_url = "{remote.openai_url}"\nmax_concurrency = 1\n',
             encoding="utf-8",
         )
+        said = root / "run.txt"
         began = time.perf_counter()
-        with subprocess.Popen(
-            genworker("run", COHORT, "--quiet"),
-            cwd=root,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            while not remote.stats()["received"]:
-                assert process.poll() is None, "the run ended before its first request"
+        with (
+            said.open("wb") as out,
+            subprocess.Popen(
+                [sys.executable, "-c", WITHOUT_LOOK_AT_ROOM, "run", COHORT, "--quiet"],
+                cwd=root,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            ) as process,
+        ):
+            while not remote.stats()["paid"]:
+                if process.poll() is not None:
+                    sys.exit(f"the run ended before its first request:\n{said.read_text(encoding='utf-8')}")
                 time.sleep(0.02)
             seconds = time.perf_counter() - began
             process.send_signal(signal.SIGTERM)
