@@ -50,18 +50,16 @@ def reparse(
     from genworker.run.reparse import reparse_cohort
 
     project = open_project(config, data_root)
-    result = reparse_cohort(project, cohort, stages=stage or None, dry_run=True)
-    if not json_:
-        for line in reparse_lines(result):
-            put(line)
-    if not dry_run:  # also where nothing would change: a reparse that was killed has left its staging
-        result = reparse_cohort(project, cohort, stages=stage or None)
     if json_:
+        result = reparse_cohort(project, cohort, stages=stage or None, dry_run=dry_run)
         money = money_record(project.paths, project.loaded.settings, [cohort])
         put_json(reparse_record(cohort, result, dry_run) | {"money": money})
         return 0
-    for line in () if dry_run else done_lines(result):
+    for line in reparse_lines(reparse_cohort(project, cohort, stages=stage or None, dry_run=True)):
         put(line)
+    if not dry_run:  # also where nothing would change: a reparse that was killed has left its staging
+        for line in done_lines(reparse_cohort(project, cohort, stages=stage or None)):
+            put(line)
     return 0
 
 

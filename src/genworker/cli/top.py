@@ -18,7 +18,6 @@ from genworker.cli.app import (
     put_json,
 )
 from genworker.cli.options import data_paths_and_settings
-from genworker.cli.words import money_record
 from genworker.core.visible import visible
 from genworker.errors import ExitCode, Fault, UsageError
 
@@ -55,18 +54,19 @@ def top(
 
     Exit codes: 0, 1 when no essay has enough scores, 2 wrong input.
     """
-    from genworker.api import read_scores
+    from genworker.api import read_cohorts_money, read_scores
     from genworker.reports.top import top_essays
     from genworker.store.reader import StoreReader
 
     paths, settings = data_paths_and_settings(config, data_root)
-    scores = read_scores(StoreReader(paths), cohort)
+    reader = StoreReader(paths)
+    scores = read_scores(reader, cohort)
     try:
         found = top_essays(scores, count, by=by, min_scores=min_scores)
     except LookupError as error:
         raise UsageError([Fault(str(error.args[0]), fix="name one of these with --by")]) from None
     if json_:
-        money = money_record(paths, settings, [cohort])
+        money = read_cohorts_money(reader, cohort, settings).to_json()
         put_json({"cohort": cohort, "essays": [essay.to_json() for essay in found], "money": money})
         return 0
     lines = [
