@@ -97,10 +97,13 @@ def drawn(
                 known.setdefault(texts[first].group, []).append(pair)
     for group, members in groups.items():
         if design.baseline:
-            for first in members:
-                for second in members:
-                    if texts[first].is_baseline and not texts[second].is_baseline:
-                        yield min(first, second), max(first, second)
+            bases: list[int] = []
+            others: list[int] = []
+            for number in members:
+                (bases if texts[number].is_baseline else others).append(number)
+            for first in bases:
+                for second in others:
+                    yield min(first, second), max(first, second)
         elif design.per_essay is None:
             for place, first in enumerate(members):
                 for second in members[place + 1 :]:
