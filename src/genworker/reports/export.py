@@ -323,11 +323,11 @@ class _Exporter:
 
     def _absent(self, row: MembershipRow) -> tuple[str, str]:
         parent_stage = row.stage.parent
-        for parent_id in row.above if parent_stage is not None else ():
-            assert parent_stage is not None
-            state = self.state(parent_stage, parent_id)
-            if state not in ("done", "missing"):
-                return "blocked", f"{parent_stage.value} {parent_id} is {state}"
+        if parent_stage is not None:
+            for parent_id in row.above:
+                state = self.state(parent_stage, parent_id)
+                if state not in ("done", "missing"):
+                    return "blocked", f"{parent_stage.value} {parent_id} is {state}"
         return "missing", "no answer yet"
 
     def _state(self, stage: Stage, gen_id: str) -> str:

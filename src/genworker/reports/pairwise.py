@@ -150,14 +150,11 @@ def place_biases(comparisons: Iterable[Comparison]) -> list[PlaceBias]:
     return found
 
 
-def rank(
-    comparisons: Sequence[Comparison], units: Sequence[Hashable] | None = None, unit: str = "pair"
-) -> list[Ranked]:
+def rank(comparisons: Sequence[Comparison], units: Sequence[Hashable] | None = None) -> list[Ranked]:
     """The texts, the best first. Intervals treat all that was said of one pair as one piece of evidence.
 
     Args:
         units: for each comparison what it is a piece of evidence about, where that is not the pair of items.
-        unit: its name.
     """
     items = list(dict.fromkeys(item for c in comparisons for item in (c.first, c.second)))
     judges = list(dict.fromkeys(c.judge for c in comparisons))
@@ -198,7 +195,7 @@ def rank(
                     error,
                     max(1, pieces - len(items)),
                     pieces,
-                    unit,
+                    "pair",
                     error,
                     counts[number],
                     int(wins[number]),

@@ -407,8 +407,9 @@ def _run_view(run: Run, now_s: float, missing: int, told: Mapping[str, Any]) -> 
 
 
 def _number(value: object, otherwise: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and isinstance(value, int | float) else float(otherwise)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return float(otherwise)
 
 
 def _records(value: object) -> list[Mapping[str, Any]]:
